@@ -1,0 +1,1 @@
+"""jaxame: measure the effect of training data on predictions by randomised experiments."""

@@ -1,0 +1,41 @@
+"""Validation at the public boundary: every error says what was needed and what came."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def require(condition: bool, needs: str, got: object) -> None:
+    """Raise `ValueError("needs <needs>; got <got>")` unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"needs {needs}; got {got}")
+
+
+def describe(value: object) -> str:
+    """Name a value the way an error message should: shape and dtype for arrays, `repr` otherwise."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def count(value: Any, name: str, minimum: int = 1) -> int:
+    """Return `value` as an `int` of at least `minimum`."""
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    require(is_integer and value >= minimum, f"{name} to be an integer >= {minimum}", describe(value))
+    return int(value)
+
+
+def typed_key(key: Any, name: str = "key") -> jax.Array:
+    """Return `key` if it is one typed JAX key (`jax.random.key`)."""
+    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    require(is_key and key.shape == (), f"{name} to be one typed key such as jax.random.key(0)", describe(key))
+    return key
+
+
+def probability(value: Any, name: str) -> float:
+    """Return `value` as a float strictly between 0 and 1."""
+    is_number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+    require(is_number and 0.0 < value < 1.0, f"{name} strictly between 0 and 1", describe(value))
+    return float(value)
