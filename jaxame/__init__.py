@@ -1,1 +1,11 @@
-"""jaxame: measure the effect of training data on predictions by randomised experiments."""
+"""jaxame: measure the effect of training data on predictions by randomised experiments.
+
+The chain is `design -> submodels -> utilities -> regression -> selection`; `ame` and `shapley` run all of it.
+"""
+
+from jaxame.attribution import Attribution, load
+from jaxame.estimators import ame, estimate_ame, evaluate, shapley
+from jaxame.knockoffs import Selection
+from jaxame.types import Status
+
+__all__ = ["Attribution", "Selection", "Status", "ame", "estimate_ame", "evaluate", "load", "shapley"]

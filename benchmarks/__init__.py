@@ -1,0 +1,1 @@
+"""Speed and accuracy against peers: run them with `python -m benchmarks.<name>`."""

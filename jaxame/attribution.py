@@ -1,0 +1,175 @@
+"""The result of a run: values, selection, what went wrong, and how to keep it."""
+
+import dataclasses
+import json
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from jaxame import checks, knockoffs
+from jaxame.knockoffs import Selection
+from jaxame.types import Status
+
+_FORMAT = "jaxame.Attribution"
+_FORMAT_VERSION = 1
+_EXPLAIN = {
+    Status.NOT_CONVERGED: "the LASSO did not converge; estimate again with a larger min_ratio",
+    Status.LEFT_OUT_RELATED_TO_P: (
+        "the rows left out as non-finite depend on p, so the remaining rows give a biased AME; mend the failing "
+        "submodels instead of leaving them out"
+    ),
+    Status.LEFT_OUT_RELATED_TO_SOURCE: (
+        "the rows left out as non-finite depend on a source, so the remaining rows give a biased AME; mend the failing "
+        "submodels instead of leaving them out"
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attribution:
+    """Average marginal effects of `N` sources on `Q` queries, with what is needed to select among them.
+
+    Adding source `i` to a random subset raises query `q` by `values[q, i]` on average, in the unit of the query.
+
+    Attributes:
+      values: `[Q, N]` estimated AME: least squares on the sources in the LASSO at `lambda_1se`.
+      stderr: `[Q, N]` standard errors, or None.
+      status: `[Q]` one `jaxame.types.Status` per query; see `check`.
+      lasso_min: `[Q, N]` AME by the LASSO at `lambda_min`.
+      lasso_1se: `[Q, N]` AME by the LASSO at `lambda_1se`.
+      num_left_out: `[Q]` rows left out because the utility was not finite.
+      relative_gap: `[Q, 2]` relative duality gap of the fits at `lambda_min` and `lambda_1se`, recomputed in float64.
+      cv_penalty: `[L, Q]` penalties fitted; NaN after a query's path ended.
+      cv_error: `[L, Q]` cross-validated mean squared error.
+      cv_error_se: `[L, Q]` its standard error.
+      entry: `[Q, 1+c, N]` entry penalties of the sources and of their `c` knockoff copies; `c = 0` without copies.
+      entry_sign: `[Q, 1+c, N]` signs at entry.
+      about: what was run: law, coding, sizes, versions. JSON-serialisable.
+    """
+
+    values: np.ndarray
+    stderr: np.ndarray | None
+    status: np.ndarray
+    lasso_min: np.ndarray
+    lasso_1se: np.ndarray
+    num_left_out: np.ndarray
+    relative_gap: np.ndarray
+    cv_penalty: np.ndarray
+    cv_error: np.ndarray
+    cv_error_se: np.ndarray
+    entry: np.ndarray
+    entry_sign: np.ndarray
+    about: dict[str, Any]
+
+    @property
+    def num_queries(self) -> int:
+        """`Q`."""
+        return self.values.shape[0]
+
+    @property
+    def num_sources(self) -> int:
+        """`N`."""
+        return self.values.shape[1]
+
+    @property
+    def num_copies(self) -> int:
+        """`c`."""
+        return self.entry.shape[1] - 1
+
+    def check(self) -> "Attribution":
+        """Return self if every query's status is `OK`.
+
+        Raises:
+          RuntimeError: naming every query that is not, what is wrong with it and what to do.
+        """
+        failed = [
+            f"query {q}: {_EXPLAIN[Status(code)]} ({self.num_left_out[q]} rows left out)"
+            for q, code in enumerate(self.status)
+            if code != Status.OK
+        ]
+        if failed:
+            raise RuntimeError("\n".join(failed))
+        return self
+
+    def select(
+        self,
+        fdr: float = 0.1,
+        query: int | str = 0,
+        *,
+        alternative: str = "two-sided",
+        method: str = "knockoff+",
+    ) -> Selection:
+        """Select the sources that affect a query, at a false discovery rate.
+
+        Args:
+          fdr: level, strictly between 0 and 1. With `c` copies no fewer than `ceil(1 / (c fdr))` can be selected.
+          query: a query's number, or "all" for the sources that affect any query, with the rate controlled on the
+            union.
+          alternative: "greater" for sources that raise the query, "less" for those that lower it, "two-sided" for both.
+          method: "knockoff+", or "knockoff", which is less strict and controls a weaker rate.
+
+        Returns:
+          A `Selection`. Selecting nothing is a normal result; its `reason` says what would help.
+
+        Raises:
+          ValueError: for an unknown query, level, alternative or method, or if there are no knockoff copies.
+        """
+        checks.require(self.num_copies > 0, "knockoff copies (copies >= 1 when estimating)", "copies=0")
+        columns = knockoffs.importance(self.entry, self.entry_sign, alternative)
+        return knockoffs.select(self._of_query(columns, query), fdr, method)
+
+    def _of_query(self, columns: np.ndarray, query: int | str) -> np.ndarray:
+        if isinstance(query, str) and query == "all":
+            # A source without any effect is exchangeable with its copies in all queries at once, so any sum over
+            # queries competes fairly. Each query counts alike, whatever its unit.
+            largest = self.entry.max(axis=(1, 2), keepdims=True)
+            return (columns / np.where(largest > 0, largest, 1.0)).mean(axis=0)
+        known = not isinstance(query, bool) and query in range(self.num_queries)
+        checks.require(known, f'query to be a number below {self.num_queries} or "all"', checks.describe(query))
+        return columns[int(query)]
+
+    def to_dataframe(self) -> Any:
+        """Return one row per query and source as a pandas DataFrame (needs the `data` extra).
+
+        Columns: query, source, value; with standard errors also stderr, with knockoff copies also statistic
+        (two-sided).
+        """
+        import pandas as pd
+
+        query, source = np.indices(self.values.shape)
+        columns = {"query": query.ravel(), "source": source.ravel(), "value": self.values.ravel()}
+        if self.stderr is not None:
+            columns["stderr"] = self.stderr.ravel()
+        if self.num_copies:
+            both = knockoffs.importance(self.entry, self.entry_sign, "two-sided")
+            columns["statistic"] = np.stack([knockoffs.compete(of_query) for of_query in both]).ravel()
+        return pd.DataFrame(columns)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write everything to one `.npz` file at exactly `path`; no pickle."""
+        arrays = {name: value for name, value in _fields(self).items() if isinstance(value, np.ndarray)}
+        header = {"format": _FORMAT, "version": _FORMAT_VERSION, "about": self.about}
+        with open(path, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+
+
+def _fields(result: Attribution) -> dict[str, Any]:
+    return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+
+
+def load(path: str | PathLike[str]) -> Attribution:
+    """Read an `Attribution` that `Attribution.save` wrote.
+
+    Raises:
+      ValueError: if the file holds something else or another version of the format.
+      FileNotFoundError: if there is none.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        checks.require("header" in file, f"a file written by {_FORMAT}.save", f"{path}")
+        header = json.loads(str(file["header"]))
+        wanted = (_FORMAT, _FORMAT_VERSION)
+        got = (header.get("format"), header.get("version"))
+        checks.require(got == wanted, f"format {wanted}", f"{got} in {path}")
+        arrays = {name: file[name] for name in file.files if name != "header"}
+    return Attribution(**{"stderr": None, **arrays}, about=header["about"])

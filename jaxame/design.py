@@ -1,0 +1,207 @@
+"""Designs: which sources are in which submodel.
+
+A design holds `M` random subsets of `N` sources, bit-packed, each with the inclusion probability `p` it was drawn with.
+The laws `p` comes from are in `jaxame.laws` and can be imported from here.
+"""
+
+import dataclasses
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxame import checks
+from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
+
+__all__ = ["Beta", "Design", "Grid", "Law", "PointMass", "TruncatedUniform", "redraw_masks", "sample_design"]
+
+CODINGS = ("ame", "centered", "weighted")
+
+_MAX_KURTOSIS = 50.0  # E[x^4] / v^2 above which the ame code warns
+_P_BLOCK = 1024  # rows of p per compiled call: fixed, so that a row is rounded alike in a design of any length
+_BLOCK_ELEMENTS = 2**22  # random words held at a time while masks are drawn
+_P_STREAM, _MASK_STREAM, _REDRAW_STREAM = 0, 1, 2**32 - 1
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("p", "packed", "key"),
+    meta_fields=("num_sources", "law", "coding"),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Design:
+    """`M` subsets of `N` sources, bit-packed; a pytree.
+
+    Attributes:
+      p: float32 `[M]`, the inclusion probability each row was drawn with.
+      packed: uint8 `[M, ceil(N/8)]`, the masks in the layout of `numpy.packbits(axis=1, bitorder="little")`; the
+        padding bits are zero.
+      key: the typed key the rows were drawn with (row `i` from `fold_in(key, i)`), or None if they came from elsewhere.
+      num_sources: `N`. Static.
+      law: the target law. Static.
+      coding: "ame", "centered" or "weighted"; "centered" rows have `p` from the tilted law. Static.
+    """
+
+    p: jax.Array
+    packed: jax.Array
+    key: jax.Array | None
+    num_sources: int
+    law: Law
+    coding: str
+
+    @property
+    def num_submodels(self) -> int:
+        """`M`."""
+        return self.packed.shape[0]
+
+    def masks(self, start: int = 0, stop: int | None = None) -> jax.Array:
+        """Unpack rows `start` to `stop` (exclusive; None for `M`).
+
+        Returns:
+          bool `[stop-start, N]`, True where the source is in.
+
+        Raises:
+          ValueError: unless `0 <= start < stop <= M`.
+        """
+        stop = self.num_submodels if stop is None else stop
+        checks.require(
+            0 <= start < stop <= self.num_submodels,
+            f"0 <= start < stop <= {self.num_submodels}",
+            f"start {start}, stop {stop}",
+        )
+        return _unpack(self.packed, start, stop - start, self.num_sources)
+
+
+def sample_design(key: jax.Array, law: Law, *, num_submodels: int, num_sources: int, coding: str = "auto") -> Design:
+    """Draw `M` random subsets of `N` sources.
+
+    Row `i` depends on `fold_in(key, i)` only, so a longer design starts with the shorter one bit for bit. Given the
+    stored float32 `p`, every source is in with probability `p` to within `2^-32`.
+
+    Args:
+      key: one typed threefry key, such as `jax.random.key(0)`.
+      law: the target law.
+      num_submodels: `M`, at least 2.
+      num_sources: `N`, at least 1.
+      coding: how the regression will code membership (DESIGN.md section 4). "ame", the paper's, and "weighted" draw
+        `p` from the law, "centered" from the tilted law; "auto" is the law's `preferred_coding`.
+
+    Returns:
+      The design. It takes `M N / 8` bytes; drawing it needs some tens of megabytes more, whatever its size.
+
+    Raises:
+      ValueError: for any other argument. Laws with infinite `v` are refused where they are made.
+
+    Warns:
+      UserWarning: for coding "ame" where `E[x^4] / v^2 > 50`: standard errors then are many times those of the others.
+
+    References:
+      Lin et al., "Measuring the Effect of Training Data on Deep Learning Predictions via Randomized Experiments", ICML
+      2022: the ame code, and its p-featurisation, here "centered".
+    """
+    _require_threefry(key)
+    _require_law(law)
+    num_submodels = checks.count(num_submodels, "num_submodels", 2)
+    num_sources = checks.count(num_sources, "num_sources")
+    coding = law.preferred_coding if coding == "auto" else coding
+    checks.require(coding in CODINGS, f'coding to be "auto" or one of {CODINGS}', checks.describe(coding))
+    coding = law.preferred_coding if coding == "auto" else coding
+    checks.require(coding in CODINGS, f'coding to be "auto" or one of {CODINGS}', checks.describe(coding))
+    v = law.variance_scale
+    checks.require(bool(np.isfinite(v)), "a law with finite v = E[1/(p(1-p))]", f"{law}, with v = {v}")
+    if coding == "ame":
+        _warn_of_heavy_tails(law)
+    starts = range(0, num_submodels, _P_BLOCK)
+    p = jnp.concatenate([_draw_p(key, start, law, coding == "centered") for start in starts])[:num_submodels]
+    row_keys = _row_keys(key, jnp.arange(num_submodels), _MASK_STREAM)
+    return Design(p, _draw_masks(row_keys, p, num_sources), key, num_sources, law, coding)
+
+
+def redraw_masks(design: Design, key: jax.Array, num_copies: int) -> jax.Array:
+    """Draw the masks of a design again, every row with its own `p`: independent of the design given `p`.
+
+    Row `i` of copy `c` depends on `key`, `c`, `i` and `p_i` only. `key` may be the design's own: redraws use a stream
+    of their own.
+
+    Args:
+      design: `M` rows over `N` sources; only `p` and `num_sources` are used.
+      key: one typed threefry key.
+      num_copies: `C`, at least 1.
+
+    Returns:
+      uint8 `[C, M, ceil(N/8)]`, packed like `Design.packed`.
+
+    Raises:
+      ValueError: for another kind of key or `num_copies`.
+    """
+    _require_threefry(key)
+    num_copies = checks.count(num_copies, "num_copies")
+    copy_keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, _REDRAW_STREAM), jnp.arange(num_copies))
+    row_keys = jax.vmap(_row_keys, (0, None, None))(copy_keys, jnp.arange(design.num_submodels), _MASK_STREAM)
+    packed = _draw_masks(row_keys.reshape(-1), jnp.tile(design.p, num_copies), design.num_sources)
+    return packed.reshape(num_copies, design.num_submodels, -1)
+
+
+def _require_threefry(key: Any) -> None:
+    """Require a typed key of the one generator whose draws under `vmap` do not depend on the rest of the batch."""
+    checks.typed_key(key)
+    name = str(jax.random.key_impl(key))
+    checks.require(name == "threefry2x32", "a threefry2x32 key, for rows addressed by key and number", name)
+
+
+def _require_law(law: Any) -> None:
+    """Require a law that a design can be drawn from; one of a user's own is seen here for the first time."""
+    checks.require(isinstance(law, Law), "a jaxame.design.Law, such as Grid((0.2, 0.4))", checks.describe(law))
+    points = law.quadrature()[0]
+    inside = bool(np.all((points > 0.0) & (points < 1.0)))
+    checks.require(inside, "a law with quadrature points strictly inside (0, 1)", f"{law} with points {points}")
+
+
+def _warn_of_heavy_tails(law: Law) -> None:
+    """Warn the caller of `sample_design` where the ame code is a poor choice."""
+    kurtosis = law.fourth_moment / law.variance_scale**2
+    if kurtosis > _MAX_KURTOSIS:
+        warnings.warn(
+            f"the ame code is heavy-tailed under {law}: E[x^4] / v^2 = {kurtosis:.3g} > {_MAX_KURTOSIS:g}; use coding "
+            '"weighted" or "centered"',
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _row_keys(key: jax.Array, rows: jax.Array, stream: int) -> jax.Array:
+    """Return the keys `[R]` of one stream of the rows numbered `rows [R]`."""
+    return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), stream))(rows)
+
+
+@functools.partial(jax.jit, static_argnames=("law", "tilted"))
+def _draw_p(key: jax.Array, start: jax.Array, law: Law, tilted: bool) -> jax.Array:
+    """Draw `p` of the rows from `start` on; float32 `[_P_BLOCK]`."""
+    keys = _row_keys(key, start + jnp.arange(_P_BLOCK), _P_STREAM)
+    return jax.vmap(lambda k: law.sample(k, tilted=tilted))(keys)
+
+
+@functools.partial(jax.jit, static_argnames="num_sources")
+def _draw_masks(row_keys: jax.Array, p: jax.Array, num_sources: int) -> jax.Array:
+    """Draw rows of `N` sources, each in with its row's `p [R]`; packed uint8 `[R, ceil(N/8)]`.
+
+    Integers throughout: a row has the same bits in a batch of any size, and 32 random bits resolve small `p`.
+    """
+
+    def draw_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+        row_key, p_row = row
+        threshold = (p_row * 2.0**32).astype(jnp.uint32)
+        return jnp.packbits(jax.random.bits(row_key, (num_sources,), jnp.uint32) < threshold, bitorder="little")
+
+    rows_at_a_time = max(1, min(p.shape[0], _BLOCK_ELEMENTS // num_sources))
+    return jax.lax.map(draw_row, (row_keys, p), batch_size=rows_at_a_time)
+
+
+@functools.partial(jax.jit, static_argnames=("num_rows", "num_sources"))
+def _unpack(packed: jax.Array, start: jax.Array, num_rows: int, num_sources: int) -> jax.Array:
+    """Return `num_rows` rows from `start` on as bool `[num_rows, N]`."""
+    rows = jax.lax.dynamic_slice_in_dim(packed, start, num_rows)
+    return jnp.unpackbits(rows, axis=1, count=num_sources, bitorder="little").astype(bool)

@@ -1,0 +1,275 @@
+"""The whole chain: design, utilities, regression, selection."""
+
+import logging
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxame import checks, environment, leftout
+from jaxame.attribution import Attribution
+from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
+from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns
+from jaxame.lasso import CrossValidation, assign_folds, certify, cross_validate, entry_path, make_problem, refit
+from jaxame.types import Progress, Status, silent
+
+# Streams of a design's key besides its rows, which are numbered from 0.
+_GAME_STREAM, _FOLD_STREAM = 2**32 - 2, 2**32 - 3
+_CHUNK = 1024
+_DEFAULT_FOLDS = 10
+_LARGEST_GAP = 1e-3
+log = logging.getLogger(__name__)
+
+
+class Game(Protocol):
+    """Maps subsets to utilities. Called on the host with concrete arrays, chunk by chunk.
+
+    A game may have an attribute `chunk_size`, the number of rows it likes to be called with.
+    """
+
+    num_sources: int
+
+    def __call__(self, keys: jax.Array, masks: jax.Array) -> ArrayLike:
+        """Utilities `[m, Q]` of subsets `masks`, bool `[m, N]`, with randomness from typed keys `[m]`."""
+
+
+def ame(
+    game: Game,
+    *,
+    key: jax.Array,
+    num_submodels: int,
+    law: Law,
+    coding: str = "auto",
+    copies: int = 4,
+    knockoff_key: jax.Array | None = None,
+    folds: int | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """Estimate the average marginal effect of every source on every query of a game.
+
+    Draws a design, evaluates the game on it and calls `estimate_ame`. Row `i` of the design and the key that the game
+    gets for it depend on `key` and `i` only.
+
+    Args:
+      game: maps masks to utilities; attribute `num_sources` is `N`.
+      key: one typed key; decides everything.
+      num_submodels: `M >= 2`; about `4.5 k ln N / R2` find `k` sources among `N` if a share `R2` of the utility's
+        variance given `p` is linear in the sources.
+      law: inclusion law, for example `Grid((.2, .4, .6, .8))`.
+      coding: see `jaxame.design.sample_design`.
+      copies: knockoff copies for `Attribution.select`; 0 for none.
+      knockoff_key: key of the copies; by default from `key`.
+      folds: of the cross-validation; default 10, or `M` if that is smaller.
+      progress: called as each stage moves on.
+
+    Returns:
+      An `Attribution`, values `[Q, N]` in the unit of the utility.
+
+    Raises:
+      ValueError: for any bad argument, before the game is called; and if the game's utilities have the wrong shape or
+        fewer than two finite rows for a query.
+
+    References:
+      Lin et al., "Measuring the Effect of Training Data on Deep Learning Predictions via Randomized Experiments", ICML
+      2022, Algorithm 1.
+    """
+    num_sources = _num_sources(game)
+    design = sample_design(key, law, num_submodels=num_submodels, num_sources=num_sources, coding=coding)
+    _check_options(design, copies, knockoff_key, folds)
+    utilities = evaluate(game, design, progress=progress)
+    return estimate_ame(design, utilities, copies=copies, knockoff_key=knockoff_key, folds=folds, progress=progress)
+
+
+def shapley(
+    game: Game,
+    *,
+    key: jax.Array,
+    num_submodels: int,
+    eps: float = 0.01,
+    copies: int = 4,
+    knockoff_key: jax.Array | None = None,
+    folds: int | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """Estimate the Shapley value of every source: the AME under `p ~ U(0, 1)`, truncated to `U(eps, 1 - eps)`.
+
+    The truncation moves a value by at most `2 eps` times the range of the source's expected marginal effect over `p`.
+    Arguments, result and errors are those of `ame`.
+
+    References:
+      Owen, Management Science 18(5), 1972 (the integral form); Lin et al., ICML 2022, section 2.
+    """
+    return ame(
+        game,
+        key=key,
+        num_submodels=num_submodels,
+        law=TruncatedUniform(eps),
+        copies=copies,
+        knockoff_key=knockoff_key,
+        folds=folds,
+        progress=progress,
+    )
+
+
+def evaluate(game: Game, design: Design, *, key: jax.Array | None = None, progress: Progress = silent) -> np.ndarray:
+    """Evaluate a game on every row of a design.
+
+    Args:
+      game: maps masks to utilities.
+      design: `M` rows over the game's sources.
+      key: the game's randomness on row `i` depends on it and on `i` only; by default the design's.
+      progress: called after every chunk.
+
+    Returns:
+      Utilities `[M, Q]`.
+
+    Raises:
+      ValueError: if the game's sources are not those of the design, there is no key, or the game returns another shape
+        than `[m, Q]`.
+    """
+    key = design.key if key is None else key
+    checks.require(_num_sources(game) == design.num_sources, f"{design.num_sources} sources", game.num_sources)
+    game_key = jax.random.fold_in(checks.typed_key(key), _GAME_STREAM)
+    num_rows = design.num_submodels
+    chunk = checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
+    parts: list[np.ndarray] = []
+    for start in range(0, num_rows, chunk):
+        stop = min(start + chunk, num_rows)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(start, stop))
+        part = np.asarray(game(keys, design.masks(start, stop)))
+        width = parts[0].shape[1] if parts else "Q"
+        agrees = part.ndim == 2 and part.shape[0] == stop - start and width in ("Q", part.shape[1])
+        checks.require(agrees, f"the game to return [{stop - start}, {width}]", list(part.shape))
+        parts.append(part)
+        progress("train", stop, num_rows)
+    return np.concatenate(parts)
+
+
+def estimate_ame(
+    design: Design,
+    utilities: ArrayLike,
+    *,
+    copies: int = 4,
+    knockoff_key: jax.Array | None = None,
+    folds: int | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """Estimate average marginal effects from utilities that were measured on a design.
+
+    Args:
+      design: `M` rows over `N` sources.
+      utilities: `[M, Q]`, any unit. A non-finite entry leaves its row out for that query; `Attribution.check` says so
+        if that is not harmless.
+      copies: knockoff copies for `Attribution.select`; 0 for none.
+      knockoff_key: key of the copies; by default the design's.
+      folds: of the cross-validation; default 10, or `M` if that is smaller.
+      progress: called as each stage moves on.
+
+    Returns:
+      An `Attribution`, values `[Q, N]` in the unit of the utilities.
+
+    Raises:
+      ValueError: for a bad argument, utilities of another shape, or fewer than two finite rows for a query.
+    """
+    folds = _check_options(design, copies, knockoff_key, folds)
+    targets = _check_utilities(utilities, design.num_submodels)
+    coding = code(design)
+    regression = coding.weight, coding.z
+    fold_key = jax.random.key(0) if design.key is None else design.key
+    fold = np.asarray(assign_folds(jax.random.fold_in(fold_key, _FOLD_STREAM), design.num_submodels, folds))
+    fit = cross_validate(make_problem(mask_columns(design, coding), targets, *regression, fold), progress=progress)
+    entry = entry_sign = np.zeros((targets.shape[1], 1, design.num_sources))
+    if copies:
+        copy_key = checks.typed_key(design.key if knockoff_key is None else knockoff_key, "knockoff_key")
+        redrawn = redraw_masks(design, copy_key, copies)
+        path = entry_path(
+            make_problem(mask_columns(design, coding, redrawn), targets, *regression, None), progress=progress
+        )
+        shape = (targets.shape[1], copies + 1, design.num_sources)
+        entry, entry_sign = path.penalty.reshape(shape), path.sign.reshape(shape)
+    gaps = _certificates(design, coding, targets, fit)
+    return Attribution(
+        values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
+        stderr=None,
+        status=_status(design, targets, gaps),
+        lasso_min=coding.scale * fit.coef_min,
+        lasso_1se=coding.scale * fit.coef_1se,
+        num_left_out=(~np.isfinite(targets)).sum(axis=0),
+        relative_gap=gaps,
+        cv_penalty=fit.penalty,
+        cv_error=fit.error_mean,
+        cv_error_se=fit.error_se,
+        entry=entry,
+        entry_sign=entry_sign,
+        about={
+            "law": repr(design.law),
+            "coding": design.coding,
+            "num_submodels": design.num_submodels,
+            "num_sources": design.num_sources,
+            "folds": folds,
+            "copies": copies,
+            "versions": environment.versions(),
+        },
+    )
+
+
+def _num_sources(game: Any) -> int:
+    checks.require(callable(game) and hasattr(game, "num_sources"), "a callable game with num_sources", type(game))
+    return checks.count(game.num_sources, "game.num_sources")
+
+
+def _check_options(design: Design, copies: int, knockoff_key: jax.Array | None, folds: int | None) -> int:
+    """Check the options of an estimate and return the number of folds."""
+    checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
+    checks.count(copies, "copies", 0)
+    if knockoff_key is not None:
+        checks.typed_key(knockoff_key, "knockoff_key")
+    has_key = knockoff_key is not None or design.key is not None
+    checks.require(copies == 0 or has_key, "knockoff_key, as this design has no key of its own", "None")
+    if folds is None:
+        return min(_DEFAULT_FOLDS, design.num_submodels)
+    folds = checks.count(folds, "folds", 2)
+    checks.require(folds <= design.num_submodels, f"at most {design.num_submodels} folds, one per row", folds)
+    return folds
+
+
+def _check_utilities(utilities: ArrayLike, num_rows: int) -> np.ndarray:
+    targets = np.asarray(utilities, np.float64)
+    fits = targets.ndim == 2 and targets.shape[0] == num_rows and targets.shape[1] > 0
+    checks.require(fits, f"utilities [M={num_rows}, Q]", list(targets.shape))
+    num_finite = np.isfinite(targets).sum(axis=0)
+    worst = int(num_finite.argmin())
+    needs = "at least 2 finite rows for every query"
+    checks.require(bool(num_finite[worst] >= 2), needs, f"{num_finite[worst]} for query {worst}")
+    return targets
+
+
+def _certificates(design: Design, coding: Coding, targets: np.ndarray, fit: CrossValidation) -> np.ndarray:
+    """Relative duality gap of every query's fits at `lambda_min` and `lambda_1se`, `[Q, 2]`."""
+    x = exact_operator(design, coding)
+    fits = ((fit.coef_min, fit.at_min), (fit.coef_1se, fit.at_1se))
+    return np.array(
+        [
+            [certify(x, y, coef[q], fit.penalty[at[q], q], coding.weight, coding.z).relative_gap for coef, at in fits]
+            for q, y in enumerate(targets.T)
+        ]
+    )
+
+
+def _relaxed(design: Design, coding: Coding, targets: np.ndarray, coef: np.ndarray) -> np.ndarray:
+    """Least-squares coefficients on the support of `coef [Q, N]`, 0 elsewhere."""
+    values = np.zeros_like(coef)
+    for q, y in enumerate(targets.T):
+        support = np.flatnonzero(coef[q])
+        values[q, support] = refit(exact_columns(design, coding, support), y, coding.weight, coding.z)
+    return values
+
+
+def _status(design: Design, targets: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(targets)
+    status = np.where(gaps.max(axis=1) <= _LARGEST_GAP, Status.OK, Status.NOT_CONVERGED)
+    for q in np.flatnonzero(~finite.all(axis=0)):
+        found = leftout.diagnose(np.asarray(design.p), np.asarray(design.masks()), finite[:, q])
+        status[q] = found if found != Status.OK else status[q]
+    return status

@@ -1,0 +1,22 @@
+"""L1-penalised regression by coordinate descent, batched over queries and folds."""
+
+from jaxame.lasso.certificate import Certificate, certify
+from jaxame.lasso.crossval import CrossValidation, cross_validate
+from jaxame.lasso.entry import EntryPath, entry_path
+from jaxame.lasso.problem import Columns, DenseColumns, Problem, assign_folds, make_problem
+from jaxame.lasso.relaxed import refit
+
+__all__ = [
+    "Certificate",
+    "Columns",
+    "CrossValidation",
+    "DenseColumns",
+    "EntryPath",
+    "Problem",
+    "assign_folds",
+    "certify",
+    "cross_validate",
+    "entry_path",
+    "make_problem",
+    "refit",
+]

@@ -1,0 +1,200 @@
+"""The solver against scikit-learn, against closed forms, and against certificates recomputed in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import Lasso, LassoCV
+from sklearn.model_selection import PredefinedSplit
+
+from jaxame.lasso import DenseColumns, assign_folds, certify, cross_validate, entry_path, make_problem, refit
+from jaxame.lasso.path import walk_path
+from jaxame.lasso.prox import soft_threshold, violation
+
+M, P, Q, F = 300, 120, 3, 5
+GAP = 1e-4
+
+
+def draw_problem(seed=0, noise=0.5):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(M, P)) + 0.5 * rng.normal(size=(M, 1))
+    active = rng.normal(size=(P, Q)) * (rng.random((P, Q)) < 0.1)
+    targets = x @ active + noise * rng.normal(size=(M, Q)) + 3.0
+    weight = rng.uniform(0.5, 2.0, M)
+    group = rng.integers(0, 3, M)
+    z = (group[:, None] == np.arange(3)).astype(float)
+    return x, targets + 2.0 * group[:, None], weight, z
+
+
+@pytest.fixture(scope="module")
+def data():
+    return draw_problem()
+
+
+@pytest.fixture(scope="module")
+def fold():
+    return np.asarray(assign_folds(jax.random.key(3), M, F))
+
+
+def problem(x, targets, weight, z, fold):
+    return make_problem(DenseColumns(x=jnp.asarray(x, jnp.float32)), targets, weight, z, fold)
+
+
+def largest_gap(fit, x, targets, weight, z):
+    return max(
+        certify(x, y, coef[q], fit.penalty[at[q], q], weight, z).relative_gap
+        for q, y in enumerate(targets.T)
+        for coef, at in ((fit.coef_min, fit.at_min), (fit.coef_1se, fit.at_1se))
+    )
+
+
+def test_soft_threshold_solves_the_scalar_problem():
+    value = jnp.linspace(-2, 2, 41)
+    solution = soft_threshold(value, jnp.full_like(value, 0.7))
+    grid = np.linspace(-3, 3, 6001)
+    objective = (grid[None] - np.asarray(value)[:, None]) ** 2 / 2 + 0.7 * np.abs(grid)
+    np.testing.assert_allclose(solution, grid[objective.argmin(axis=1)], atol=1e-3)
+    np.testing.assert_allclose(violation(value - solution, solution, jnp.float32(0.7)), 0.0, atol=1e-6)
+
+
+def test_folds_are_balanced_and_addressed_by_key(fold):
+    assert set(np.bincount(fold)) == {M // F}
+    np.testing.assert_array_equal(fold, assign_folds(jax.random.key(3), M, F))
+    assert (fold != np.asarray(assign_folds(jax.random.key(4), M, F))).any()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fits_agree_with_scikit_learn(data, fold, weighted):
+    x, targets, weight, _ = data
+    weight = weight if weighted else np.ones(M)
+    fit = cross_validate(problem(x, targets, weight, np.ones((M, 1)), fold))
+    for q in range(Q):
+        peer = Lasso(alpha=fit.penalty[fit.at_min[q], q], tol=1e-10, max_iter=100_000)
+        peer.fit(x, targets[:, q], sample_weight=weight)
+        np.testing.assert_allclose(fit.coef_min[q], peer.coef_, atol=2e-3 * np.abs(peer.coef_).max())
+
+
+def test_cross_validation_agrees_with_scikit_learn(data, fold):
+    x, targets, _, _ = data
+    fit = cross_validate(problem(x, targets, np.ones(M), np.ones((M, 1)), fold), early_end=False)
+    for q in range(Q):
+        peer = LassoCV(alphas=fit.penalty[:, q], cv=PredefinedSplit(fold), tol=1e-8, max_iter=100_000)
+        peer.fit(x, targets[:, q])
+        np.testing.assert_allclose(fit.error_mean[:, q], peer.mse_path_.mean(axis=1), rtol=2e-3)
+        spread = peer.mse_path_.std(axis=1, ddof=1) / np.sqrt(F)
+        np.testing.assert_allclose(fit.error_se[:, q], spread, rtol=2e-2)
+        assert fit.penalty[fit.at_min[q], q] == pytest.approx(peer.alpha_)
+        within = peer.mse_path_.mean(axis=1) <= (peer.mse_path_.mean(axis=1) + spread)[fit.at_min[q]]
+        assert fit.at_1se[q] == within.argmax()
+
+
+def test_certificate_with_weights_and_unpenalised_columns(data, fold):
+    fit = cross_validate(problem(*data, fold))
+    assert fit.converged.all()
+    assert largest_gap(fit, *data) < GAP
+    x, targets, weight, z = data
+    wrong = fit.coef_min[0] * 0.9
+    assert certify(x, targets[:, 0], wrong, fit.penalty[fit.at_min[0], 0], weight, z).relative_gap > 10 * GAP
+
+
+def test_certificate_is_the_textbook_gap_where_nothing_is_unpenalised():
+    x, targets, _, _ = draw_problem(1)
+    y, coef, penalty = targets[:, 0], np.full(P, 0.01), 0.3
+    residual = y - x @ coef
+    point = residual * min(1, penalty / np.abs(x.T @ residual / M).max())
+    primal = residual @ residual / (2 * M) + penalty * np.abs(coef).sum()
+    dual = (y @ y - (y - point) @ (y - point)) / (2 * M)
+    got = certify(x, y, coef, penalty, np.ones(M), np.zeros((M, 1)))
+    assert got.relative_gap == pytest.approx((primal - dual) / (y @ y / (2 * M)))
+
+
+def test_ending_early_changes_nothing_that_is_returned(fold):
+    noisy = draw_problem(3, noise=3.0)
+    early, full = (cross_validate(problem(*noisy, fold), early_end=end) for end in (True, False))
+    assert np.isnan(early.penalty).any()
+    assert not np.isnan(full.penalty).any()
+    for name in ("at_min", "at_1se", "coef_min", "coef_1se"):
+        np.testing.assert_allclose(getattr(early, name), getattr(full, name), atol=1e-5)
+
+
+def test_working_sets_grow_when_most_columns_matter(fold):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(M, 2 * P))
+    targets = x @ rng.normal(size=(2 * P, Q)) + 0.1 * rng.normal(size=(M, Q))
+    everything = x, targets, np.ones(M), np.ones((M, 1))
+    fit = cross_validate(problem(*everything, fold))
+    assert ((fit.coef_min != 0).sum(axis=1) > 128).all()
+    assert largest_gap(fit, *everything) < GAP
+
+
+def test_first_penalty_gives_exactly_zero(data):
+    seen = []
+
+    def first_only(step):
+        seen.append(step)
+        return np.zeros(Q, bool)
+
+    walk_path(problem(*data, None), first_only)
+    np.testing.assert_array_equal(seen[0].support_size(), 0)
+
+
+def test_entry_penalties_are_exact_on_an_orthogonal_design():
+    size = 128
+    hadamard = np.array([[(-1) ** (i & j).bit_count() for j in range(size)] for i in range(size)], float)
+    x, rng = hadamard[:, 1:101], np.random.default_rng(0)
+    y = x @ rng.normal(size=100) + rng.normal(size=size)
+    path = entry_path(problem(x, y[:, None], np.ones(size), np.ones((size, 1)), None), min_ratio=0.2, max_support=100)
+    exact = x.T @ y / size
+    entered = path.penalty[0] > 0
+    assert entered.sum() > 50
+    np.testing.assert_allclose(path.penalty[0, entered], np.abs(exact[entered]), rtol=1e-4)
+    np.testing.assert_array_equal(path.sign[0, entered], np.sign(exact[entered]))
+    assert np.abs(exact[~entered]).max() <= 0.2 * np.abs(exact).max() * (1 + 1e-4)
+
+
+def test_entry_path_ends_at_the_support_limit():
+    noisy = problem(*draw_problem(3, noise=3.0), None)
+    few, many = (entry_path(noisy, max_support=limit) for limit in (10, 60))
+    for q in range(Q):
+        entered = few.penalty[q] > 0
+        assert 10 <= entered.sum() < 60
+        np.testing.assert_array_equal(few.penalty[q, entered], many.penalty[q, entered])
+
+
+def test_missing_entries_touch_only_their_own_query(data, fold):
+    x, targets, weight, z = data
+    holed = targets.copy()
+    holed[::7, 1] = np.nan
+    whole, part = (cross_validate(problem(x, t, weight, z, fold)) for t in (targets, holed))
+    for q in (0, 2):
+        np.testing.assert_array_equal(whole.coef_min[q], part.coef_min[q])
+        np.testing.assert_array_equal(whole.error_mean[:, q], part.error_mean[:, q])
+    assert largest_gap(part, x, holed, weight, z) < GAP
+    kept = np.isfinite(holed[:, 1])
+    alone = certify(x[kept], holed[kept, 1], part.coef_min[1], part.penalty[part.at_min[1], 1], weight[kept], z[kept])
+    assert alone.relative_gap < GAP
+
+
+def test_degenerate_columns_and_targets(fold):
+    x, targets, weight, z = draw_problem(2)
+    x[:, 0] = 0.0  # nothing in it
+    x[:, 1] = z @ [1.0, -2.0, 0.5]  # explained by the unpenalised columns
+    x[:, 2] = x[:, 3]  # a duplicate
+    targets[:, 1] = 7.25  # a constant query
+    targets[:, 2] = 1e6 + 1e3 * targets[:, 2]  # far from zero
+    fit = cross_validate(problem(x, targets, weight, z, fold))
+    np.testing.assert_array_equal(fit.coef_min[:, :2], 0.0)
+    np.testing.assert_array_equal(fit.coef_min[1], 0.0)
+    assert np.isfinite(fit.coef_min).all()
+    assert largest_gap(fit, x, targets, weight, z) < GAP
+
+
+def test_refit_is_weighted_least_squares(data):
+    x, targets, weight, z = data
+    y = targets[:, 0].copy()
+    y[:20] = np.nan
+    coef = refit(x[:, :10], y, weight, z)
+    kept = np.isfinite(y)
+    residual_of = np.concatenate([z, x[:, :10]], axis=1)[kept]
+    both = np.linalg.solve(residual_of.T @ (weight[kept, None] * residual_of), residual_of.T @ (weight[kept] * y[kept]))
+    np.testing.assert_allclose(coef, both[3:], rtol=1e-8)
