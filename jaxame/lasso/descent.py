@@ -52,7 +52,10 @@ def descend(
 
     def epoch(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         b, g, moving, passes = state
-        b, g = jax.lax.fori_loop(0, place.size, lambda j, s: visit(j, s, moving), (b, g))
+        # A place that no problem uses or needs would be visited for nothing; if this pass makes it needed, the next sees.
+        worth = ((b != 0) | (jnp.abs(g) > penalty)).any(axis=1, where=moving)
+        places = jnp.nonzero(worth, size=place.size, fill_value=0)[0]
+        b, g = jax.lax.fori_loop(0, worth.sum(), lambda i, s: visit(places[i], s, moving), (b, g))
         return b, g, moving & unfinished(b, g), passes + 1
 
     def more(state: tuple[Array, Array, Array, Array]) -> Array:

@@ -68,8 +68,6 @@ def build(problem: Problem, index: Int[Array, "Q A"]) -> WorkingSet:
 def choose(gradient: Float[Array, "P Q F1"], in_use: Float[Array, "P Q"], size: int) -> Int[Array, "Q size"]:
     """Pick `size` columns per query: those in use first, then those with the largest gradient in any problem."""
     score = jnp.where(in_use, jnp.inf, jnp.abs(gradient).max(axis=2)).T
-    if size >= score.shape[1]:
-        return jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (score.shape[0], size))
     return jax.lax.top_k(score, size)[1].astype(jnp.int32)
 
 
