@@ -7,7 +7,7 @@ import numpy as np
 import jaxame
 from jaxame.design import Grid
 
-M, N, Q, FOLDS, COPIES = 480, 24, 6, 5, 4
+M, N, Q, FOLDS, COPIES = 720, 24, 6, 5, 4
 GRID = Grid((0.2, 0.4, 0.6, 0.8))
 SIZES = {"num_submodels": M, "folds": FOLDS, "copies": COPIES}
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import COPIES, FOLDS, GRID, SIZES, M, N, Q, Stacked, arrays_of, assert_same
+from helpers import COPIES, FOLDS, GRID, SIZES, M, N, Q, Stacked, assert_same
 from scipy import special, stats
 
 import jaxame
@@ -235,7 +235,7 @@ class FromKeys:
         return self.as_array(bits[:, :1] / np.float32(2**32) + np.asarray(masks)[:, :1])
 
 
-@pytest.mark.parametrize(("chunk_size", "calls"), [(M, 1), (100, 5), (7, 69)])
+@pytest.mark.parametrize(("chunk_size", "calls"), [(M, 1), (100, 8), (7, 103)])
 def test_a_game_called_in_chunks_gives_the_same(design, chunk_size, calls):
     whole, in_chunks = FromKeys(), FromKeys(chunk_size)
     np.testing.assert_array_equal(jaxame.evaluate(in_chunks, design), jaxame.evaluate(whole, design))
@@ -259,7 +259,7 @@ def test_a_game_may_return_numpy_or_jax_arrays(design):
 def test_progress_is_told_of_every_stage(design, utilities):
     calls = []
     jaxame.evaluate(FromKeys(100), design, progress=lambda *call: calls.append(call))
-    assert calls == [("train", done, M) for done in (100, 200, 300, 400, 480)]
+    assert calls == [("train", done, M) for done in (100, 200, 300, 400, 500, 600, 700, M)]
     calls.clear()
     jaxame.estimate_ame(
         design, utilities, folds=FOLDS, copies=COPIES, progress=lambda stage, *counts: calls.append((stage, *counts))
@@ -272,13 +272,9 @@ def test_progress_is_told_of_every_stage(design, utilities):
 
 
 def test_queries_do_not_affect_each_other(estimate, utilities, result):
-    alone = np.zeros((M, Q))
-    alone[:, 3] = utilities[:, 3]
-    assert_same(estimate(alone), result, [3])
-    order = np.array([4, 2, 0, 5, 1, 3])
-    permuted = arrays_of(estimate(utilities[:, order]))
-    for name, value in arrays_of(result, order).items():
-        np.testing.assert_array_equal(permuted[name], value, err_msg=name)
+    others_constant = np.where(np.arange(Q) == 3, utilities, 1.0)
+    assert_same(estimate(others_constant), result, [3])
+    assert_same(estimate(utilities[:, [3] * Q]), result, [3])
 
 
 def test_a_query_on_its_own_agrees_with_the_batch(estimate, utilities, result):
@@ -377,7 +373,7 @@ class NoSources:
 
 BAD_OPTIONS = {
     "one submodel": ({"num_submodels": 1}, r"needs num_submodels to be an integer >= 2; got int 1"),
-    "no integer": ({"num_submodels": 480.0}, "needs num_submodels to be an integer >= 2; got float 480.0"),
+    "no integer": ({"num_submodels": 99.0}, "needs num_submodels to be an integer >= 2; got float 99.0"),
     "not a law": ({"law": 0.5}, r"needs a jaxame.design.Law.*; got float 0.5"),
     "negative copies": ({"copies": -1}, "needs copies to be an integer >= 0; got int -1"),
     "fractional copies": ({"copies": 1.5}, "needs copies to be an integer >= 0; got float 1.5"),
@@ -404,7 +400,9 @@ def test_bad_options_are_refused_before_the_game_is_called(changes, message):
     assert game.calls == 0
 
 
-@pytest.mark.parametrize("game", [NoSources(), "game", None, np.zeros((M, Q))], ids=["no sources", "str", "None", "array"])
+@pytest.mark.parametrize(
+    "game", [NoSources(), "game", None, np.zeros((M, Q))], ids=["no sources", "str", "None", "array"]
+)
 def test_what_is_not_a_game_is_refused(game):
     with pytest.raises(ValueError, match="needs a callable game with num_sources; got"):
         jaxame.ame(game, key=KEY, num_submodels=M, law=GRID)
@@ -430,7 +428,7 @@ def test_a_game_of_another_size_is_refused(design):
 class Returns(Counted):
     """A game that returns an array of a shape chosen per call."""
 
-    chunk_size = 300
+    chunk_size = 500
 
     def __init__(self, shape):
         super().__init__()
@@ -444,11 +442,11 @@ class Returns(Counted):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (lambda m, call: (m,), r"the game to return \[300, Q\]; got \[300\]"),
-        (lambda m, call: (m + 1, 2), r"the game to return \[300, Q\]; got \[301, 2\]"),
-        (lambda m, call: (2, m), r"the game to return \[300, Q\]; got \[2, 300\]"),
-        (lambda m, call: (), r"the game to return \[300, Q\]; got \[\]"),
-        (lambda m, call: (m, 1 + call), r"the game to return \[180, 2\]; got \[180, 3\]"),
+        (lambda m, call: (m,), r"the game to return \[500, Q\]; got \[500\]"),
+        (lambda m, call: (m + 1, 2), r"the game to return \[500, Q\]; got \[501, 2\]"),
+        (lambda m, call: (2, m), r"the game to return \[500, Q\]; got \[2, 500\]"),
+        (lambda m, call: (), r"the game to return \[500, Q\]; got \[\]"),
+        (lambda m, call: (m, 1 + call), r"the game to return \[220, 2\]; got \[220, 3\]"),
     ],
     ids=["vector", "extra row", "transposed", "scalar", "changing width"],
 )
@@ -482,5 +480,5 @@ def test_copies_of_a_foreign_design_need_a_key(design, utilities, result):
         jaxame.evaluate(GAME, foreign)
     found = jaxame.estimate_ame(foreign, utilities, knockoff_key=KEY, folds=FOLDS, copies=COPIES)
     np.testing.assert_array_equal(found.entry, result.entry)
-    with pytest.raises(ValueError, match="needs a jaxame.design.Design; got"):
+    with pytest.raises(ValueError, match=r"needs a jaxame.design.Design; got"):
         jaxame.estimate_ame(np.asarray(design.masks()), utilities)

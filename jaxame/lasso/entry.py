@@ -59,16 +59,15 @@ def entry_path(
 
     def consume(step: PathStep) -> np.ndarray:
         nonlocal active, previous
-        coef = np.asarray(step.coef[..., -1], np.float64)
-        estimate = step.penalty + np.asarray(step.curvature) * np.abs(coef)
-        place, query = np.nonzero(coef)
-        column = np.asarray(step.index)[query, place]
-        new = (entered[query, column] == 0) & active[query]
-        place, query, column = place[new], query[new], column[new]
-        entered[query, column] = np.minimum(estimate[place, query], previous[query])
-        sign[query, column] = np.sign(coef[place, query])
+        estimate = step.penalty[:, None] + step.curvature * np.abs(step.coef)
+        query, place = np.nonzero((step.coef != 0) & active[:, None])
+        column = step.index[query, place]
+        new = entered[query, column] == 0
+        query, place, column = query[new], place[new], column[new]
+        entered[query, column] = np.minimum(estimate[query, place], previous[query])
+        sign[query, column] = np.sign(step.coef[query, place])
         converged[active] &= step.converged[active]
-        active = active & (step.support_size() < limit)
+        active = active & ((step.coef != 0).sum(axis=1) < limit)
         previous = step.penalty
         progress("select", step.number + 1 if active.any() else num_penalties, num_penalties)
         return active

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from jaxame.lasso import workset
 from jaxame.lasso.descent import descend
@@ -17,8 +17,9 @@ from jaxame.lasso.problem import Problem
 from jaxame.lasso.prox import violation
 from jaxame.lasso.workset import WorkingSet, initial_gradient
 
-_SMALLEST_WORKING_SET = 128
+_SMALLEST_WORKING_SET = 256
 _ROUNDS = 20
+_LOOKAHEAD = 0.2  # share of the penalty by which columns are taken in before they are needed
 log = logging.getLogger(__name__)
 
 
@@ -29,131 +30,121 @@ class PathStep:
     Attributes:
       number: position on the path, from 0.
       penalty: `[Q]` in units of the standardised target.
-      index: `[Q, A]` columns of the working set.
-      coef: `[A, Q, F+1]` coefficients; the last problem of a query is the fit on all its rows.
-      curvature: `[A, Q]` mean square of each column in the fit on all rows, after elimination of `Z`.
+      index: `[Q, A]` columns of the working set, `P` where a place is unused.
+      coef: `[Q, A]` coefficients of the fit on all rows.
+      curvature: `[Q, A]` mean square of each column in that fit, after elimination of `Z`.
       errors: `[Q, F]` mean squared held-out errors.
       converged: `[Q]` no optimality condition of any problem is violated by more than allowed.
     """
 
     number: int
     penalty: np.ndarray
-    index: Array
-    coef: Array
-    curvature: Array
+    index: np.ndarray
+    coef: np.ndarray
+    curvature: np.ndarray
     errors: np.ndarray
     converged: np.ndarray
 
-    def support_size(self) -> np.ndarray:
-        """Number of non-zero coefficients of the fit on all rows, `[Q]`."""
-        return np.asarray((self.coef[..., -1] != 0).sum(axis=0))
 
-
-@functools.partial(jax.jit, static_argnames="num_columns")
-def scatter_coef(index: Int[Array, "Q A"], coef: Shaped[Array, "A Q *F"], num_columns: int) -> Shaped[Array, "P Q *F"]:
-    """Spread working-set values `[A, Q, ...]` over all columns, `[P, Q, ...]`."""
-    full = jnp.zeros((num_columns, *coef.shape[1:]), coef.dtype)
-    return full.at[index.T, jnp.arange(coef.shape[1])[None, :]].set(coef, mode="drop")
-
-
-def _gather(index: Int[Array, "Q A"], full: Float[Array, "P Q *F"]) -> Float[Array, "A Q *F"]:
-    return full.at[index.T, jnp.arange(full.shape[1])[None, :]].get(mode="fill", fill_value=0.0)
+def _gather(index: Int[Array, "Q A"], full: Float[Array, "Q F1 P"]) -> Float[Array, "Q F1 A"]:
+    return jnp.take_along_axis(full, index[:, None, :], axis=2, mode="fill", fill_value=0.0)
 
 
 @jax.jit
 def _assess(
-    problem: Problem, working: WorkingSet, coef: Float[Array, "A Q F1"], penalty: Float[Array, "Q"]
-) -> tuple[Float[Array, "P Q F1"], Float[Array, "Q F"], Float[Array, "Q"], Float[Array, "Q"]]:
+    problem: Problem, working: WorkingSet, coef: Float[Array, "Q F1 A"], penalty: Float[Array, "Q"]
+) -> tuple[Float[Array, "Q F1 P"], Float[Array, "Q F"], Float[Array, "Q"], Float[Array, "Q"]]:
     """Fresh gradient and held-out errors, and the largest violation in and outside of the working set, `[Q]` each."""
     gradient, errors = workset.gradient(problem, working, coef)
-    inside = violation(_gather(working.index, gradient), coef, penalty[None, :, None]).max(axis=(0, 2))
-    queries = jnp.arange(penalty.size)[None, :]
-    outside = jnp.abs(gradient).max(axis=2).at[working.index.T, queries].set(0.0, mode="drop").max(axis=0) - penalty
-    return gradient, errors, inside, outside
+    inside = violation(_gather(working.index, gradient), coef, penalty[:, None, None]).max(axis=(1, 2))
+    return gradient, errors, inside, workset.outside(working, gradient).max(axis=1) - penalty
 
 
 @functools.partial(jax.jit, static_argnames="max_epochs")
 def _descend(
     working: WorkingSet,
-    gradient: Float[Array, "P Q F1"],
-    coef: Float[Array, "A Q F1"],
+    gradient: Float[Array, "Q F1 P"],
+    coef: Float[Array, "Q F1 A"],
     penalty: Float[Array, "Q"],
     tolerance: Float[Array, "Q"],
     active: Bool[Array, "Q"],
     max_epochs: int,
-) -> Float[Array, "A Q F1"]:
+) -> Float[Array, "Q F1 A"]:
     """Coordinate descent within the working sets, all `Q (F+1)` problems side by side."""
-    shape = coef.shape
-    own = _gather(working.index, gradient).reshape(shape[0], -1)
-    penalty, tolerance, active = (jnp.repeat(a, shape[2]) for a in (penalty, tolerance, active))
-    return descend(working.gram, own, coef.reshape(shape[0], -1), penalty, tolerance, active, max_epochs).reshape(shape)
+    size = coef.shape[2]
+    own = _gather(working.index, gradient).reshape(-1, size)
+    penalty, tolerance, active = (jnp.repeat(a, coef.shape[1]) for a in (penalty, tolerance, active))
+    gram = working.gram.reshape(-1, size, size)
+    return descend(gram, own, coef.reshape(-1, size), penalty, tolerance, active, max_epochs).reshape(coef.shape)
 
 
 @jax.jit
-def _needed(
-    index: Int[Array, "Q A"], coef: Float[Array, "A Q F1"], gradient: Float[Array, "P Q F1"], bound: Float[Array, "Q"]
-) -> Int[Array, ""]:
-    """Most columns of a query that are in use or whose gradient exceeds `bound`."""
-    in_use = scatter_coef(index, (coef != 0).any(axis=2), num_columns=gradient.shape[0])
-    return (in_use | (jnp.abs(gradient).max(axis=2) > bound)).sum(axis=0).max()
+def _curvature(working: WorkingSet) -> Float[Array, "Q A"]:
+    place = jnp.arange(working.index.shape[1])
+    return working.gram[:, -1, place, place]
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _regrow(
-    problem: Problem,
-    index: Int[Array, "Q A"],
-    coef: Float[Array, "A Q F1"],
-    gradient: Float[Array, "P Q F1"],
-    size: int,
-) -> tuple[WorkingSet, Float[Array, "size Q F1"]]:
-    """Choose working sets of `size` columns: those in use first, then those with the largest gradient."""
-    full = scatter_coef(index, coef, num_columns=gradient.shape[0])
-    chosen = workset.choose(gradient, (full != 0).any(axis=2), size)
-    return workset.build(problem, chosen), _gather(chosen, full)
+@jax.jit
+def _wanted(
+    working: WorkingSet, gradient: Float[Array, "Q F1 P"], bound: Float[Array, "Q"], ahead: Float[Array, "Q"]
+) -> tuple[Bool[Array, "Q"], Int[Array, "Q K"]]:
+    """Which queries have columns beyond `bound` outside of their working set, and their columns beyond `ahead`."""
+    largest = workset.outside(working, gradient)
+    growing = largest.max(axis=1) > bound
+    return growing, workset.candidates(largest, jnp.where(growing, ahead, jnp.inf))
 
 
-def _size(needed: int, num_columns: int) -> int:
-    """Room for `needed` columns and an eighth more, in powers of two so that few shapes are compiled."""
-    size = _SMALLEST_WORKING_SET
-    while size < needed * 9 / 8:
-        size *= 2
-    return min(size, num_columns)
+_append = jax.jit(workset.append, donate_argnames="working")
 
 
 class _Solver:
-    """The warm-started state of all problems between two penalties."""
+    """The warm-started state of all problems between two penalties. No query influences another."""
 
     def __init__(self, problem: Problem, max_epochs: int):
         num_queries, num_problems = problem.z_inverse.shape[:2]
         self.problem = problem
         self.max_epochs = max_epochs
-        self.size = _size(0, problem.columns.num_columns)
         self.gradient = initial_gradient(problem)
-        start = jnp.zeros((self.size, num_queries, num_problems))
-        empty = jnp.full((num_queries, self.size), problem.columns.num_columns, jnp.int32)
-        self.working, self.coef = _regrow(problem, empty, start, self.gradient, size=self.size)
+        self.working = workset.empty(problem, _SMALLEST_WORKING_SET)
+        self.coef = jnp.zeros((num_queries, num_problems, _SMALLEST_WORKING_SET))
 
-    def _grow(self, bound: np.ndarray) -> None:
-        """Rebuild the working sets with room for every column whose gradient exceeds `bound [Q]`."""
-        needed = int(_needed(self.working.index, self.coef, self.gradient, jnp.asarray(bound, jnp.float32)))
-        self.size = max(self.size, _size(needed, self.problem.columns.num_columns))
-        log.debug("working set: room for %d columns, %d needed", self.size, needed)
-        self.working, self.coef = _regrow(self.problem, self.working.index, self.coef, self.gradient, size=self.size)
+    def _grow(self, bound: np.ndarray, ahead: np.ndarray) -> None:
+        """Take in every column whose gradient exceeds `bound [Q]`, and with it those that exceed `ahead [Q]`."""
+        limits = jnp.float32(bound), jnp.float32(ahead)
+        growing, added = _wanted(self.working, self.gradient, *limits)
+        while growing.any():
+            self._make_room(int(self.working.count.max()) + added.shape[1])
+            self.working = _append(self.problem, self.working, added)
+            growing, added = _wanted(self.working, self.gradient, *limits)
+
+    def _make_room(self, needed: int) -> None:
+        size = self.coef.shape[2]
+        if needed > size:
+            size *= 2
+            log.debug("working sets of up to %d columns", size)
+            self.working = workset.enlarge(self.working, size, self.problem.columns.num_columns)
+            self.coef = jnp.pad(self.coef, ((0, 0), (0, 0), (0, size - self.coef.shape[2])))
 
     def solve(self, penalty: np.ndarray, previous: np.ndarray, tolerance: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Solve at `penalty [Q]`; return which queries met `tolerance [Q]`."""
-        lam, allowed, moving = jnp.float32(penalty), jnp.float32(tolerance), jnp.asarray(active)
+        lam, allowed = jnp.float32(penalty), jnp.float32(tolerance)
+        pending = active
+        # The sequential strong rule says which columns will probably be needed; the check below catches its misses.
+        strong = np.where(active, 2 * penalty - previous, np.inf)
+        self._grow(strong, strong - _LOOKAHEAD * penalty)
         for _ in range(_ROUNDS):
             self.coef = _descend(
-                self.working, self.gradient, self.coef, lam, allowed, moving, max_epochs=self.max_epochs
+                self.working, self.gradient, self.coef, lam, allowed, jnp.asarray(pending), max_epochs=self.max_epochs
             )
             self.gradient, self.errors, *off = _assess(self.problem, self.working, self.coef, lam)
             inside, outside = map(np.asarray, off)
-            if (active & (outside > tolerance)).any():
-                self._grow(np.where(active, 2 * penalty - previous, np.inf))
-            elif not (active & (inside > 2 * tolerance)).any():
+            missing = pending & (outside > tolerance)
+            pending = missing | (pending & (inside > 2 * tolerance))
+            if not pending.any():
                 break
-        return (inside <= 2 * tolerance) & (outside <= tolerance)
+            beyond = np.where(missing, penalty, np.inf)
+            self._grow(beyond, beyond)
+        return ~pending
 
 
 def walk_path(
@@ -177,7 +168,7 @@ def walk_path(
       max_epochs: passes over the working set per penalty.
     """
     solver = _Solver(problem, max_epochs)
-    first = np.asarray(jnp.abs(solver.gradient[..., -1]).max(axis=0), np.float64)
+    first = np.asarray(jnp.abs(solver.gradient[:, -1]).max(axis=1), np.float64)
     # Gradients of a standardised target carry about 1e-6 of rounding in float32.
     floor = np.maximum(2e-6 * first, 1e-12)
     active = first > 0
@@ -189,10 +180,10 @@ def walk_path(
         step = PathStep(
             number=number,
             penalty=penalty,
-            index=solver.working.index,
-            coef=solver.coef,
-            curvature=solver.working.curvature,
-            errors=np.asarray(solver.errors),
+            index=np.array(solver.working.index),  # a copy: the working set is overwritten as it grows
+            coef=np.asarray(solver.coef[:, -1], np.float64),
+            curvature=np.asarray(_curvature(solver.working), np.float64),
+            errors=np.asarray(solver.errors, np.float64),
             converged=converged,
         )
         active = active & consume(step)

@@ -65,7 +65,6 @@ class Problem:
       y: `[Q, M]` targets less their best fit by `Z`, scaled to unit weighted variance; zero where `weight` is zero.
       weight: `[Q, M]` row weights, zero for a row left out of this query.
       z: `[M, D]` unpenalised columns.
-      fold: `[M]` the fold that holds each row out, `0..F-1`, or -1 for none.
       blocks: `[max(F, 1), R]` the rows of each fold, padded with `M`.
       z_inverse: `[Q, F+1, D, D]` pseudo-inverse of `Z'WZ` on the training rows.
       unit: `[Q]` what `y` was divided by, in the unit of the utility.
@@ -75,7 +74,6 @@ class Problem:
     y: Array
     weight: Array
     z: Array
-    fold: Array
     blocks: Array
     z_inverse: Array
     unit: Array
@@ -85,10 +83,22 @@ class Problem:
         """`F`; 0 means that there is only the fit on all rows."""
         return self.z_inverse.shape[1] - 1
 
-    def training_weight(self) -> Float[Array, "Q F1 M"]:
-        """Weight of every row in every problem."""
-        held_out = self.fold[None, :] == jnp.arange(self.num_folds + 1)[:, None]
-        return jnp.where(held_out[None], 0.0, self.weight[:, None, :])
+    def in_blocks(self, rows: Float[Array, "M *n"]) -> Float[Array, "F R *n"]:
+        """Rows fold by fold, with zeros in the padding."""
+        return jnp.take(rows, self.blocks, axis=0, mode="fill", fill_value=0.0)
+
+    def from_blocks(self, values: Float[Array, "*n F R"]) -> Float[Array, "*n M"]:
+        """Undo `in_blocks`, on the last two axes."""
+        flat = values.reshape(*values.shape[:-2], -1)
+        position = jnp.zeros(self.y.shape[1], jnp.int32)
+        position = position.at[self.blocks.reshape(-1)].set(jnp.arange(flat.shape[-1]), mode="drop")
+        return jnp.take(flat, position, axis=-1)
+
+    def training_weight(self) -> Float[Array, "Q F1 F R"]:
+        """Weight of every row in every problem, fold by fold: problem `f` holds out fold `f`, problem `F` none."""
+        weight = self.in_blocks(self.weight.T).transpose(2, 0, 1)
+        held_out = jnp.arange(self.num_folds + 1)[:, None] == jnp.arange(self.blocks.shape[0])
+        return jnp.where(held_out[None, :, :, None] & (self.num_folds > 0), 0.0, weight[:, None])
 
 
 def assign_folds(key: Array, num_rows: int, num_folds: int) -> Array:
@@ -145,7 +155,6 @@ def make_problem(
         y=jnp.asarray(y, jnp.float32),
         weight=jnp.asarray(w, jnp.float32),
         z=jnp.asarray(z, jnp.float32),
-        fold=jnp.asarray(rows, jnp.int32),
         blocks=jnp.asarray(_blocks(rows)),
         z_inverse=jnp.asarray(z_inverse, jnp.float32),
         unit=jnp.asarray(unit, jnp.float32),

@@ -1,0 +1,216 @@
+"""The result: what it selects, what it says when something failed, and that it comes back from disk as it was."""
+
+import dataclasses
+import json
+import pickle
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from helpers import COPIES, FOLDS, GRID, M, N, Q, assert_same
+
+import jaxame
+from jaxame.design import sample_design
+
+DESIGNS, FDR = 8, 0.2
+GREATER, LESS = [1, 4, 9], [2, 15]  # culprits of query 0
+SECOND = [20, 21, 22]  # culprits of query 1
+
+
+def estimate(seed):
+    """Two queries with culprits of their own, in units a million apart, and four that are constant."""
+    rng = np.random.default_rng(seed)
+    design = sample_design(jax.random.key(seed), GRID, num_submodels=M, num_sources=N)
+    effects = np.zeros((Q, N))
+    effects[0, GREATER], effects[0, LESS], effects[1, SECOND] = 1.0, -1.0, -1.0
+    noise = rng.normal(size=(M, Q)) * (np.arange(Q) < 2)
+    utilities = (np.asarray(design.masks()) @ effects.T + noise) * 10.0 ** np.array([-3, 3, 0, 0, 0, 0])
+    return jaxame.estimate_ame(design, utilities, folds=FOLDS, copies=COPIES)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return [estimate(seed) for seed in range(DESIGNS)]
+
+
+@pytest.fixture(scope="module")
+def result(results):
+    return results[0]
+
+
+def without_copies(result):
+    return dataclasses.replace(result, entry=np.zeros((Q, 1, N)), entry_sign=np.zeros((Q, 1, N)))
+
+
+@pytest.mark.parametrize("has_stderr", [False, True])
+def test_what_was_saved_comes_back_bit_for_bit(result, tmp_path, has_stderr):
+    if has_stderr:
+        result = dataclasses.replace(result, stderr=np.full((Q, N), 0.25, np.float32))
+    path = tmp_path / "result"  # the file has exactly this name
+    result.save(path)
+    loaded = jaxame.load(path)
+    assert_same(loaded, result)
+    assert loaded.about == result.about
+    assert (loaded.stderr is None) == (not has_stderr)
+    again = tmp_path / "again.npz"
+    loaded.save(str(again))
+    assert_same(jaxame.load(str(again)), result)
+    assert {file.name for file in tmp_path.iterdir()} == {"result", "again.npz"}
+
+
+def test_what_is_saved_holds_no_pickle(result, tmp_path):
+    result.save(tmp_path / "result.npz")
+    with np.load(tmp_path / "result.npz", allow_pickle=False) as file:
+        assert {file[name].dtype.kind for name in file.files} <= set("biufU")
+        assert json.loads(str(file["header"]))["format"] == "jaxame.Attribution"
+    with pytest.raises(ValueError, match=r"pickle|Object arrays"):
+        dataclasses.replace(result, values=result.values.astype(object)).save(tmp_path / "object.npz")
+
+
+def save_arrays(path, **arrays):
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def save_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def save_truncated(path):
+    save_arrays(path, header="{}", values=np.zeros((Q, N)))
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def save_other_archive(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("notes.txt", "no array")
+
+
+CURRENT = '{"format": "jaxame.Attribution", "version": 1, "about": {}}'
+OTHER_FILES = {
+    "other arrays": lambda path: save_arrays(path, header='{"format": "numpy"}', values=np.zeros((Q, N))),
+    "other version": lambda path: save_arrays(path, header=CURRENT.replace("1", "999")),
+    "arrays missing": lambda path: save_arrays(path, header=CURRENT, values=np.zeros((Q, N))),
+    "no header": lambda path: save_arrays(path, values=np.zeros((Q, N))),
+    "header without fields": lambda path: save_arrays(path, header="[1]"),
+    "header not JSON": lambda path: save_arrays(path, header="jaxame.Attribution"),
+    "one array": save_array,
+    "text": lambda path: path.write_text("source,value\n"),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": save_truncated,
+    "other archive": save_other_archive,
+    "pickle": lambda path: path.write_bytes(pickle.dumps({"values": [1]})),
+}
+
+
+@pytest.mark.parametrize("write", OTHER_FILES.values(), ids=OTHER_FILES.keys())
+def test_other_files_are_refused(tmp_path, write):
+    path = tmp_path / "other.npz"
+    write(path)
+    with pytest.raises(ValueError, match=r"needs .*; got"):
+        jaxame.load(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        jaxame.load(tmp_path / "none.npz")
+
+
+def test_data_frame_has_a_row_per_query_and_source(result):
+    frame = result.to_dataframe()
+    assert list(frame.columns) == ["query", "source", "value", "statistic"]
+    assert len(frame) == Q * N
+    for name, wanted in (("value", result.values), ("statistic", [result.select(query=q).statistic for q in range(Q)])):
+        np.testing.assert_array_equal(frame.pivot(index="query", columns="source", values=name), wanted)
+    bare = dataclasses.replace(without_copies(result), stderr=np.abs(result.values))
+    frame = bare.to_dataframe()
+    assert list(frame.columns) == ["query", "source", "value", "stderr"]
+    np.testing.assert_array_equal(frame["stderr"], np.abs(frame["value"]))
+
+
+def test_check_returns_the_result_or_names_every_failed_query(result):
+    assert result.check() is result
+    status = np.full(Q, jaxame.Status.OK)
+    status[[1, 3, 4]] = [
+        jaxame.Status.NOT_CONVERGED,
+        jaxame.Status.LEFT_OUT_RELATED_TO_P,
+        jaxame.Status.LEFT_OUT_RELATED_TO_SOURCE,
+    ]
+    failed = dataclasses.replace(result, status=status, num_left_out=np.arange(Q) * 10)
+    with pytest.raises(RuntimeError) as error:
+        failed.check()
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["query 1", "query 3", "query 4"]
+    for line, reason in zip(lines, ("did not converge", "depend on p,", "depend on a source,"), strict=True):
+        assert reason in line
+    assert "(30 rows left out)" in lines[1]
+
+
+def test_every_status_is_explained(result):
+    for status in set(jaxame.Status) - {jaxame.Status.OK}:
+        with pytest.raises(RuntimeError, match=r"query 0: .{20,}"):
+            dataclasses.replace(result, status=np.full(Q, status)).check()
+
+
+def test_selections_have_the_sign_asked_for(result):
+    chosen = {name: set(result.select(FDR, alternative=name).indices) for name in ("two-sided", "greater", "less")}
+    assert chosen["two-sided"] >= {*GREATER, *LESS}
+    assert set(GREATER) <= chosen["greater"]
+    assert not chosen["greater"] & set(LESS)
+    assert set(LESS) <= chosen["less"]
+    assert not chosen["less"] & set(GREATER)
+    assert set(result.select(FDR, 1).indices) >= set(SECOND)
+    np.testing.assert_array_equal(result.select(FDR, np.int64(1)).indices, result.select(FDR, 1).indices)
+
+
+def test_most_important_sources_come_first(result):
+    found = result.select(0.3, "all")
+    assert (np.diff(found.statistic[found.indices]) <= 0).all()
+    assert (found.statistic[found.indices] >= found.threshold).all()
+
+
+def test_all_queries_together_find_the_union_at_the_level(results):
+    """Mean false discovery proportion within three standard errors of the level, and all culprits found."""
+    union = {*GREATER, *LESS, *SECOND}
+    found = [set(result.select(FDR, "all").indices) for result in results]
+    false = np.array([len(chosen - union) / max(1, len(chosen)) for chosen in found])
+    assert false.mean() <= FDR + 3 * false.std(ddof=1) / np.sqrt(DESIGNS)
+    assert np.mean([len(chosen & union) / len(union) for chosen in found]) > 0.95
+    one_query = [set(result.select(FDR, 1).indices) for result in results]
+    assert np.mean([len(chosen & union) / len(union) for chosen in one_query]) < 0.7
+
+
+def test_nothing_selected_is_a_result(result):
+    found = result.select(FDR, query=3)
+    assert (found.indices.size, found.threshold, found.estimated_fdp) == (0, np.inf, 0.0)
+    assert "no source was more important than its copies" in found.reason
+    strict = result.select(0.01)
+    assert strict.indices.size == 0
+    assert "no fewer than 25 can be selected" in strict.reason
+
+
+BAD_SELECTIONS = {
+    "query too large": ({"query": Q}, 'needs query to be a number below 6 or "all"; got int 6'),
+    "negative query": ({"query": -1}, "needs query .*; got int -1"),
+    "misspelt all": ({"query": "al"}, "needs query .*; got str 'al'"),
+    "boolean query": ({"query": True}, "needs query .*; got bool True"),
+    "fractional query": ({"query": 0.5}, "needs query .*; got float 0.5"),
+    "no query": ({"query": None}, "needs query .*; got NoneType None"),
+    "level 0": ({"fdr": 0}, "needs fdr strictly between 0 and 1; got int 0"),
+    "level 1": ({"fdr": 1.0}, "needs fdr strictly between 0 and 1; got float 1.0"),
+    "alternative": ({"alternative": "both"}, "needs alternative to be one of .*; got str 'both'"),
+    "method": ({"method": "knockoffs"}, "needs method to be one of .*; got str 'knockoffs'"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_SELECTIONS.values(), ids=BAD_SELECTIONS.keys())
+def test_bad_selections_are_refused(result, options, message):
+    with pytest.raises(ValueError, match=message):
+        result.select(**options)
+
+
+def test_selecting_needs_copies(result):
+    with pytest.raises(ValueError, match=r"needs knockoff copies \(copies >= 1 when estimating\); got copies=0"):
+        without_copies(result).select()
