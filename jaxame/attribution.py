@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 from os import PathLike
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxame.types import Status
 _FORMAT = "jaxame.Attribution"
 _FORMAT_VERSION = 1
 _EXPLAIN = {
-    Status.NOT_CONVERGED: "the LASSO did not converge; estimate again with a larger min_ratio",
+    Status.NOT_CONVERGED: "the LASSO did not converge to the tolerance; its values and selection are approximate",
     Status.LEFT_OUT_RELATED_TO_P: (
         "the rows left out as non-finite depend on p, so the remaining rows give a biased AME; mend the failing "
         "submodels instead of leaving them out"
@@ -150,8 +151,9 @@ class Attribution:
         """Write everything to one `.npz` file at exactly `path`; no pickle."""
         arrays = {name: value for name, value in _fields(self).items() if isinstance(value, np.ndarray)}
         header = {"format": _FORMAT, "version": _FORMAT_VERSION, "about": self.about}
+        everything: dict[str, Any] = {"header": np.array(json.dumps(header)), **arrays}
         with open(path, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+            np.savez_compressed(file, **everything)
 
 
 def _fields(result: Attribution) -> dict[str, Any]:
@@ -165,11 +167,18 @@ def load(path: str | PathLike[str]) -> Attribution:
       ValueError: if the file holds something else or another version of the format.
       FileNotFoundError: if there is none.
     """
-    with np.load(path, allow_pickle=False) as file:
-        checks.require("header" in file, f"a file written by {_FORMAT}.save", f"{path}")
-        header = json.loads(str(file["header"]))
-        wanted = (_FORMAT, _FORMAT_VERSION)
-        got = (header.get("format"), header.get("version"))
-        checks.require(got == wanted, f"format {wanted}", f"{got} in {path}")
-        arrays = {name: file[name] for name in file.files if name != "header"}
-    return Attribution(**{"stderr": None, **arrays}, about=header["about"])
+    needs = f"a file written by {_FORMAT}.save"
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+            header = json.loads(str(arrays.pop("header")))
+            got = header["format"], header["version"]
+            about = header["about"]
+    except (ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"needs {needs}; got {path}, which is not one ({type(error).__name__})") from error
+    wanted = _FORMAT, _FORMAT_VERSION
+    checks.require(got == wanted, f"{needs}, format {wanted}", f"{got} in {path}")
+    names = {field.name for field in dataclasses.fields(Attribution)} - {"about"}
+    complete = names - {"stderr"} <= set(arrays) <= names
+    checks.require(complete, f"{needs}, with the arrays {sorted(names)}", f"{sorted(arrays)} in {path}")
+    return Attribution(**{"stderr": None, **arrays}, about=about)

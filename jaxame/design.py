@@ -108,8 +108,6 @@ def sample_design(key: jax.Array, law: Law, *, num_submodels: int, num_sources: 
     num_sources = checks.count(num_sources, "num_sources")
     coding = law.preferred_coding if coding == "auto" else coding
     checks.require(coding in CODINGS, f'coding to be "auto" or one of {CODINGS}', checks.describe(coding))
-    coding = law.preferred_coding if coding == "auto" else coding
-    checks.require(coding in CODINGS, f'coding to be "auto" or one of {CODINGS}', checks.describe(coding))
     v = law.variance_scale
     checks.require(bool(np.isfinite(v)), "a law with finite v = E[1/(p(1-p))]", f"{law}, with v = {v}")
     if coding == "ame":

@@ -1,12 +1,16 @@
 """What a run ran on: versions, devices, memory. Saved with every result."""
 
 import importlib.metadata
+import os
 import platform
 import resource
 import sys
+import time
+from pathlib import Path
 
 import jax
 
+_IMPORTED = time.monotonic()
 _PACKAGES = ("jaxame", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
 
 
@@ -24,3 +28,13 @@ def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process started; where the system does not say, since this module was imported."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return time.monotonic() - _IMPORTED
+    return uptime - ticks / os.sysconf("SC_CLK_TCK")

@@ -18,7 +18,7 @@ from jaxame.types import Progress, Status, silent
 _GAME_STREAM, _FOLD_STREAM = 2**32 - 2, 2**32 - 3
 _CHUNK = 1024
 _DEFAULT_FOLDS = 10
-_LARGEST_GAP = 1e-3
+_LARGEST_GAP = 1e-4
 log = logging.getLogger(__name__)
 
 
@@ -180,6 +180,7 @@ def estimate_ame(
     fold = np.asarray(assign_folds(jax.random.fold_in(fold_key, _FOLD_STREAM), design.num_submodels, folds))
     fit = cross_validate(make_problem(mask_columns(design, coding), targets, *regression, fold), progress=progress)
     entry = entry_sign = np.zeros((targets.shape[1], 1, design.num_sources))
+    converged = fit.converged
     if copies:
         copy_key = checks.typed_key(design.key if knockoff_key is None else knockoff_key, "knockoff_key")
         redrawn = redraw_masks(design, copy_key, copies)
@@ -188,11 +189,12 @@ def estimate_ame(
         )
         shape = (targets.shape[1], copies + 1, design.num_sources)
         entry, entry_sign = path.penalty.reshape(shape), path.sign.reshape(shape)
+        converged = converged & path.converged
     gaps = _certificates(design, coding, targets, fit)
     return Attribution(
         values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
         stderr=None,
-        status=_status(design, targets, gaps),
+        status=_status(design, targets, converged & (gaps.max(axis=1) <= _LARGEST_GAP)),
         lasso_min=coding.scale * fit.coef_min,
         lasso_1se=coding.scale * fit.coef_1se,
         num_left_out=(~np.isfinite(targets)).sum(axis=0),
@@ -266,9 +268,9 @@ def _relaxed(design: Design, coding: Coding, targets: np.ndarray, coef: np.ndarr
     return values
 
 
-def _status(design: Design, targets: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+def _status(design: Design, targets: np.ndarray, converged: np.ndarray) -> np.ndarray:
     finite = np.isfinite(targets)
-    status = np.where(gaps.max(axis=1) <= _LARGEST_GAP, Status.OK, Status.NOT_CONVERGED)
+    status = np.where(converged, Status.OK, Status.NOT_CONVERGED)
     for q in np.flatnonzero(~finite.all(axis=0)):
         found = leftout.diagnose(np.asarray(design.p), np.asarray(design.masks()), finite[:, q])
         status[q] = found if found != Status.OK else status[q]

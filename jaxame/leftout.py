@@ -29,10 +29,11 @@ def diagnose(p: np.ndarray, masks: np.ndarray, finite: np.ndarray) -> Status:
     out = ~finite
     if not out.any():
         return Status.OK
-    if finite.any() and stats.ks_2samp(p[out], p[finite]).pvalue < _LEVEL:
-        return Status.LEFT_OUT_RELATED_TO_P
+    # A source that matters is in more often where p is high, so p alone would be blamed for it: sources come first.
     if _smallest_p_value(p[out], masks[out].sum(axis=0)) * masks.shape[1] < _LEVEL:
         return Status.LEFT_OUT_RELATED_TO_SOURCE
+    if finite.any() and stats.ks_2samp(p[out], p[finite]).pvalue < _LEVEL:
+        return Status.LEFT_OUT_RELATED_TO_P
     return Status.OK
 
 

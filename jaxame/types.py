@@ -13,8 +13,8 @@ class Status(enum.IntEnum):
 
     OK = 0
     NOT_CONVERGED = 1
-    LEFT_OUT_RELATED_TO_P = 2
-    LEFT_OUT_RELATED_TO_SOURCE = 3
+    LEFT_OUT_RELATED_TO_SOURCE = 2
+    LEFT_OUT_RELATED_TO_P = 3
 
 
 def silent(stage: str, done: int, total: int) -> None:

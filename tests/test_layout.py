@@ -26,7 +26,7 @@ LAYERS = [
     ("attribution",),
     ("estimators",),
     ("hierarchy", "baselines", "metrics"),
-    ("plot", "runs", "report"),
+    ("plot", "console", "runs", "report"),
     ("demo",),
     ("cli",),
     ("__init__", "__main__"),

@@ -1,0 +1,5 @@
+"""Several CPU devices for the tests of device independence; must be set before JAX starts."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
