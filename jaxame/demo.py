@@ -39,12 +39,12 @@ class Settings:
     """Training images that get the patch and the attacker's label."""
     num_queries: int = 20
     """Test images with the patch whose prediction is to be explained."""
-    patch_size: int = 3
+    patch_size: int = 2
     """Side of the square patch in the lower left corner, in pixels of 64."""
     patch_value: float = 3.0
     """Brightness of the patch; the brightest ink is 1."""
-    hidden: int = 64
-    """Width of the MLP's hidden layer."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the MLP's hidden layers."""
     num_steps: int = 100
     """Optimiser steps of every submodel."""
     batch_size: int = 128
@@ -140,7 +140,7 @@ def make_game(settings: Settings, attacked: Attack) -> TrainingGame:
     """Return the game whose utilities are the logit margins of the attacker's class on the queries."""
     target = np.full(len(attacked.query_x), attacked.target)
     return TrainingGame(
-        mlp((attacked.train.x[0].size, settings.hidden, attacked.train.num_classes)),
+        mlp((attacked.train.x[0].size, *settings.hidden, attacked.train.num_classes)),
         optax.sgd(settings.learning_rate, settings.momentum),
         attacked.train.x,
         attacked.train.y,

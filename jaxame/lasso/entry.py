@@ -44,13 +44,13 @@ def entry_path(
       problem: problems without folds.
       num_penalties: `L`.
       min_ratio: last over first penalty.
-      max_support: a query's path ends once this many columns are in; default an eighth of the rows, at least 64. (A
+      max_support: a query's path ends once this many columns are in; default a sixteenth of the rows, at least 64. (A
         rule that looks at columns and copies alike, so that it cannot favour either.)
       tolerance: largest violation of an optimality condition, as a share of the penalty.
       progress: called after every penalty.
     """
     num_queries, num_rows = problem.y.shape
-    limit = max(64, num_rows // 8) if max_support is None else max_support
+    limit = max(64, num_rows // 16) if max_support is None else max_support
     entered = np.zeros((num_queries, problem.columns.num_columns))
     sign = np.zeros_like(entered)
     converged = np.ones(num_queries, bool)

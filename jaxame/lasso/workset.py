@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from jaxame.lasso.problem import Problem
 
-APPENDED = 32
+APPENDED = 16
 """Columns that a query can take in at once."""
 
 
