@@ -34,11 +34,12 @@ class Attribution:
     Adding source `i` to a random subset raises query `q` by `values[q, i]` on average, in the unit of the query.
 
     Attributes:
-      values: `[Q, N]` estimated AME: least squares on the sources in the LASSO at `lambda_1se`.
+      values: `[Q, N]` estimated AME: least squares on the sources in the LASSO at `lambda_1se`, zero for the others.
       stderr: `[Q, N]` standard errors, or None.
       status: `[Q]` one `jaxame.types.Status` per query; see `check`.
       lasso_min: `[Q, N]` AME by the LASSO at `lambda_min`.
       lasso_1se: `[Q, N]` AME by the LASSO at `lambda_1se`.
+      debiased: `[Q, N]` AME by one step from the LASSO at `lambda_1se`: noisier than `values`, but without its zeros.
       num_left_out: `[Q]` rows left out because the utility was not finite.
       relative_gap: `[Q, 2]` relative duality gap of the fits at `lambda_min` and `lambda_1se`, recomputed in float64.
       cv_penalty: `[L, Q]` penalties fitted; NaN after a query's path ended.
@@ -54,6 +55,7 @@ class Attribution:
     status: np.ndarray
     lasso_min: np.ndarray
     lasso_1se: np.ndarray
+    debiased: np.ndarray
     num_left_out: np.ndarray
     relative_gap: np.ndarray
     cv_penalty: np.ndarray
@@ -148,8 +150,14 @@ class Attribution:
         return pd.DataFrame(columns)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write everything to one `.npz` file at exactly `path`; no pickle."""
+        """Write everything to one `.npz` file at exactly `path`.
+
+        Raises:
+          ValueError: if an array holds Python objects, which could be kept by pickle only.
+        """
         arrays = {name: value for name, value in _fields(self).items() if isinstance(value, np.ndarray)}
+        objects = [name for name, value in arrays.items() if value.dtype.hasobject]
+        checks.require(not objects, "arrays of numbers, which need no pickle", f"Python objects in {objects}")
         header = {"format": _FORMAT, "version": _FORMAT_VERSION, "about": self.about}
         everything: dict[str, Any] = {"header": np.array(json.dumps(header)), **arrays}
         with open(path, "wb") as file:

@@ -55,4 +55,4 @@ class StageProgress:
         rate = done / max(self._last - self._started[stage], 1e-9)
         self._bars.update(self._tasks[stage], completed=done, total=total, rate=f"{rate:,.0f} {unit}/s")
         if done == total:
-            log.info("%s: %d %s in %.1f s", name, total, unit, self._last - self._started[stage])
+            log.info("%s: %d %s in %.1f s", name, done, unit, self._last - self._started[stage])

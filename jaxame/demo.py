@@ -71,7 +71,7 @@ class Settings:
     """Start from small defaults: seconds instead of half a minute, and a check that the answer makes sense."""
 
 
-SMOKE = Settings(num_train=300, num_queries=4, num_submodels=400, copies=8, fdr=0.1, folds=4, smoke=True)
+SMOKE = Settings(num_train=300, num_queries=4, num_submodels=1200, copies=8, fdr=0.1, folds=4, smoke=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     checks.count(settings.folds, "folds", 2)
     full = full_model(game, attacked, jax.random.fold_in(key, 2**32 - 4))
     console.print(
-        f"{game.num_sources} training digits, {attacked.poisoned.size} poisoned to be taken for a {attacked.target}. "
+        f"{game.num_sources} training digits, {attacked.poisoned.size} poisoned to pass for class {attacked.target}. "
         f"Full model: attack success [bold]{full['attack_success']:.3f}[/], "
         f"clean accuracy [bold]{full['clean_accuracy']:.3f}[/]."
     )
@@ -310,7 +310,7 @@ def _write(
 
 
 def _draw(path: Path, attacked: Attack, result: Attribution, selections: list[Selection]) -> None:
-    """Draw the values of the first query over its top sources, for up to two queries."""
+    """Draw the effects on up to two queries, each over its top sources: those selected, then the largest others."""
     import matplotlib.pyplot as plt
 
     from jaxame import plot
@@ -321,7 +321,7 @@ def _draw(path: Path, attacked: Attack, result: Attribution, selections: list[Se
     for panel, q in zip(panels[:, 0], shown, strict=True):
         above, below = panel.subfigures(2, 1, height_ratios=(2.3, 1))
         axes = plot.values(
-            result.values[q],
+            result.debiased[q],
             selected=selections[q].indices,
             truth=attacked.poisoned,
             unit=f"logit margin of class {attacked.target}",
@@ -333,11 +333,12 @@ def _draw(path: Path, attacked: Attack, result: Attribution, selections: list[Se
             loc="left",
             fontsize=10,
         )
-        top = np.argsort(-result.values[q])[:num_top]
+        others = np.setdiff1d(np.argsort(-result.debiased[q]), selections[q].indices, assume_unique=True)
+        top = np.concatenate([selections[q].indices, others])[:num_top]
         plot.culprits(
             attacked.query_x[q],
             [attacked.train.x[i] for i in top],
-            [f"#{i}, label {attacked.train.y[i]}\nAME {result.values[q, i]:+.2f}" for i in top],
+            [f"#{i}, label {attacked.train.y[i]}\nAME {result.debiased[q, i]:+.2f}" for i in top],
             [(i in selections[q].indices, i in attacked.poisoned) for i in top],
             below.subplots(1, num_top + 1),
         )

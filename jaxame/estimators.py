@@ -6,12 +6,22 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax.typing import ArrayLike
+from scipy.sparse.linalg import LinearOperator
 
 from jaxame import checks, environment, leftout
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
 from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns
-from jaxame.lasso import CrossValidation, assign_folds, certify, cross_validate, entry_path, make_problem, refit
+from jaxame.lasso import (
+    CrossValidation,
+    assign_folds,
+    certify,
+    cross_validate,
+    entry_path,
+    make_problem,
+    one_step,
+    refit,
+)
 from jaxame.types import Progress, Status, silent
 
 # Streams of a design's key besides its rows, which are numbered from 0.
@@ -190,13 +200,15 @@ def estimate_ame(
         shape = (targets.shape[1], copies + 1, design.num_sources)
         entry, entry_sign = path.penalty.reshape(shape), path.sign.reshape(shape)
         converged = converged & path.converged
-    gaps = _certificates(design, coding, targets, fit)
+    x = exact_operator(design, coding)
+    gaps = _certificates(x, coding, targets, fit)
     return Attribution(
         values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
         stderr=None,
         status=_status(design, targets, converged & (gaps.max(axis=1) <= _LARGEST_GAP)),
         lasso_min=coding.scale * fit.coef_min,
         lasso_1se=coding.scale * fit.coef_1se,
+        debiased=coding.scale * _debiased(x, coding, targets, fit.coef_1se),
         num_left_out=(~np.isfinite(targets)).sum(axis=0),
         relative_gap=gaps,
         cv_penalty=fit.penalty,
@@ -247,9 +259,8 @@ def _check_utilities(utilities: ArrayLike, num_rows: int) -> np.ndarray:
     return targets
 
 
-def _certificates(design: Design, coding: Coding, targets: np.ndarray, fit: CrossValidation) -> np.ndarray:
+def _certificates(x: LinearOperator, coding: Coding, targets: np.ndarray, fit: CrossValidation) -> np.ndarray:
     """Relative duality gap of every query's fits at `lambda_min` and `lambda_1se`, `[Q, 2]`."""
-    x = exact_operator(design, coding)
     fits = ((fit.coef_min, fit.at_min), (fit.coef_1se, fit.at_1se))
     return np.array(
         [
@@ -266,6 +277,12 @@ def _relaxed(design: Design, coding: Coding, targets: np.ndarray, coef: np.ndarr
         support = np.flatnonzero(coef[q])
         values[q, support] = refit(exact_columns(design, coding, support), y, coding.weight, coding.z)
     return values
+
+
+def _debiased(x: LinearOperator, coding: Coding, targets: np.ndarray, coef: np.ndarray) -> np.ndarray:
+    """Coefficients one step from `coef [Q, N]`."""
+    rows = coding.weight, coding.z, coding.second_moment
+    return np.stack([one_step(x, y, b, *rows) for y, b in zip(targets.T, coef, strict=True)])
 
 
 def _status(design: Design, targets: np.ndarray, converged: np.ndarray) -> np.ndarray:

@@ -75,6 +75,7 @@ class Coding:
       low: `[M]` code of a source that is out.
       high: `[M]` code of a source that is in.
       weight: `[M]` row weights.
+      second_moment: `[M]` expected square of the code, given the row's `p`.
       scale: AME = `scale` times the regression coefficient.
       z: `[M, D]` unpenalised columns: one indicator per value of `p` if the law has finitely many, else Legendre
         polynomials in `p` up to degree 4.
@@ -83,6 +84,7 @@ class Coding:
     low: np.ndarray
     high: np.ndarray
     weight: np.ndarray
+    second_moment: np.ndarray
     scale: float
     z: np.ndarray
 
@@ -102,6 +104,7 @@ def code(design: Design) -> Coding:
         low=low,
         high=high,
         weight=1 / (p * (1 - p)) if design.coding == "weighted" else np.ones_like(p),
+        second_moment=p * high**2 + (1 - p) * low**2,
         scale=design.law.variance_scale if design.coding == "ame" else 1.0,
         z=_intercepts(p, design.law.levels is not None),
     )

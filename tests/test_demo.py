@@ -90,7 +90,7 @@ def test_bad_settings_are_refused_before_training(change, message, tmp_path, mon
 
 
 def test_command_line_reports_errors_in_one_line(tmp_path):
-    with pytest.raises(SystemExit, match="jaxame demo: needs fdr strictly between 0 and 1; got float 2.0"):
+    with pytest.raises(SystemExit, match="jaxame demo: needs fdr strictly between 0 and 1; got float 2"):
         cli.run_demo(demo.Settings(out=tmp_path, fdr=2.0))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import jaxame
+from experiments import tables
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxame"
@@ -166,3 +167,9 @@ def top_level_entries():
 
 def test_the_top_level_holds_what_was_agreed():
     assert {name for name in top_level_entries() if not name.startswith(".")} == TOP_LEVEL
+
+
+def test_readme_tables_are_those_of_the_stored_results():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert "| seed |" in text
+    assert tables.updated(text) == text

@@ -2,6 +2,7 @@
 
 from jaxame.lasso.certificate import Certificate, certify
 from jaxame.lasso.crossval import CrossValidation, cross_validate
+from jaxame.lasso.debias import one_step
 from jaxame.lasso.entry import EntryPath, entry_path
 from jaxame.lasso.problem import Columns, DenseColumns, Problem, assign_folds, make_problem
 from jaxame.lasso.relaxed import refit
@@ -18,5 +19,6 @@ __all__ = [
     "cross_validate",
     "entry_path",
     "make_problem",
+    "one_step",
     "refit",
 ]

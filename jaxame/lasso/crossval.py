@@ -71,7 +71,7 @@ class _Recorder:
         self.errors.append(step.errors)
         if self.early_end:
             self.active = on & ~self._past_minimum()
-        self.progress("regress", row + 1 if self.active.any() else self.num_penalties, self.num_penalties)
+        self.progress("regress", row + 1, self.num_penalties if self.active.any() else row + 1)
         return self.active
 
     def _past_minimum(self) -> np.ndarray:

@@ -69,7 +69,7 @@ def entry_path(
         converged[active] &= step.converged[active]
         active = active & ((step.coef != 0).sum(axis=1) < limit)
         previous = step.penalty
-        progress("select", step.number + 1 if active.any() else num_penalties, num_penalties)
+        progress("select", step.number + 1, num_penalties if active.any() else step.number + 1)
         return active
 
     walk_path(problem, consume, num_penalties=num_penalties, min_ratio=min_ratio, tolerance=tolerance)

@@ -9,7 +9,7 @@ over `b` in `R^P` and `g` in `R^D`,
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxtyping import Float
 _RESOLUTION = 1e-7
 
 
+@runtime_checkable
 class Columns(Protocol):
     """What the solver asks of a design of `M` rows and `P` columns; a registered pytree."""
 

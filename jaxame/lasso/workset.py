@@ -72,7 +72,9 @@ def _training_sums(by_fold: Float[Array, "F *n"], num_folds: int) -> Float[Array
     return jnp.concatenate([total - by_fold, total]) if num_folds else total
 
 
-def _append_to_query(problem: Problem, added: Int[Array, "Q K"], query: int, working: WorkingSet) -> WorkingSet:
+def _append_to_query(
+    problem: Problem, added: Int[Array, "Q K"], query: Int[Array, ""], working: WorkingSet
+) -> WorkingSet:
     """Append the columns `added` of one query."""
     start, z_inverse = working.count[query], problem.z_inverse[query]
     weight = problem.in_blocks(problem.weight[query])
@@ -128,7 +130,7 @@ def candidates(largest: Float[Array, "Q P"], bound: Float[Array, "Q"]) -> Int[Ar
     return jnp.where(value > bound[:, None], column, num_columns).astype(jnp.int32)
 
 
-def _gradient(problem: Problem, fitted: Float[Array, "Q F1 F R"]) -> tuple[Float[Array, "Q F1 P"], Float[Array, "Q F"]]:
+def _gradient(problem: Problem, fitted: Float[Array, "Q F1 blocks R"]) -> tuple[Float[Array, "Q F1 P"], Float[Array, "Q F"]]:
     weight = problem.training_weight()
     residual = problem.in_blocks(problem.y.T).transpose(2, 0, 1)[:, None] - fitted
     z_rows = problem.in_blocks(problem.z)
