@@ -8,6 +8,7 @@ from sklearn.linear_model import Lasso, LassoCV
 from sklearn.model_selection import PredefinedSplit
 
 from jaxame.lasso import DenseColumns, assign_folds, certify, cross_validate, entry_path, make_problem, one_step, refit
+from jaxame.lasso import path as path_module
 from jaxame.lasso.path import walk_path
 from jaxame.lasso.prox import soft_threshold, violation
 
@@ -214,3 +215,18 @@ def test_one_step_is_unbiased_where_the_lasso_is_not():
     error = corrected.std(axis=0, ddof=1) / np.sqrt(len(draws))
     assert np.abs((corrected.mean(axis=0) - truth) / error).max() < 4
     assert np.abs((lasso.mean(axis=0) - truth)[:3]).min() > 4 * error[:3].max()
+
+
+def test_all_queries_and_folds_share_every_compiled_call(data, fold, monkeypatch):
+    """One call a penalty, and rarely one more where the strong rule missed a column; not one per query or fold."""
+    calls, assess = [], path_module._assess
+
+    def counted(*args):
+        calls.append(args)
+        return assess(*args)
+
+    monkeypatch.setattr(path_module, "_assess", counted)
+    cross_validate(problem(*data, fold), num_penalties=40, early_end=False)
+    assert 40 <= len(calls) < 60
+    shapes = {tuple(args[2].shape) for args in calls}
+    assert {shape[:2] for shape in shapes} == {(Q, F + 1)}

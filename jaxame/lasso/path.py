@@ -129,8 +129,9 @@ class _Solver:
         """Solve at `penalty [Q]`; return which queries met `tolerance [Q]`."""
         lam, allowed = jnp.float32(penalty), jnp.float32(tolerance)
         pending = active
-        # The sequential strong rule says which columns will probably be needed; the check below catches its misses.
-        strong = np.where(active, 2 * penalty - previous, np.inf)
+        # The sequential strong rule says which columns will probably be needed; the check below catches its misses. On
+        # a coarse path it would ask for nearly all of them, hence the lower limit.
+        strong = np.where(active, np.maximum(2 * penalty - previous, penalty / 2), np.inf)
         self._grow(strong, strong - _LOOKAHEAD * penalty)
         for _ in range(_ROUNDS):
             self.coef = _descend(

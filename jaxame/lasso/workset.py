@@ -130,7 +130,9 @@ def candidates(largest: Float[Array, "Q P"], bound: Float[Array, "Q"]) -> Int[Ar
     return jnp.where(value > bound[:, None], column, num_columns).astype(jnp.int32)
 
 
-def _gradient(problem: Problem, fitted: Float[Array, "Q F1 blocks R"]) -> tuple[Float[Array, "Q F1 P"], Float[Array, "Q F"]]:
+def _gradient(
+    problem: Problem, fitted: Float[Array, "Q F1 blocks R"]
+) -> tuple[Float[Array, "Q F1 P"], Float[Array, "Q F"]]:
     weight = problem.training_weight()
     residual = problem.in_blocks(problem.y.T).transpose(2, 0, 1)[:, None] - fitted
     z_rows = problem.in_blocks(problem.z)
