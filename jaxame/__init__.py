@@ -3,9 +3,19 @@
 The chain is `design -> submodels -> utilities -> regression -> selection`; `ame` and `shapley` run all of it.
 """
 
-from jaxame.attribution import Attribution, load
+from jaxame.attribution import Attribution, AttributionError, load
 from jaxame.estimators import ame, estimate_ame, evaluate, shapley
 from jaxame.knockoffs import Selection
 from jaxame.types import Status
 
-__all__ = ["Attribution", "Selection", "Status", "ame", "estimate_ame", "evaluate", "load", "shapley"]
+__all__ = [
+    "Attribution",
+    "AttributionError",
+    "Selection",
+    "Status",
+    "ame",
+    "estimate_ame",
+    "evaluate",
+    "load",
+    "shapley",
+]

@@ -27,6 +27,10 @@ _EXPLAIN = {
 }
 
 
+class AttributionError(RuntimeError):
+    """Some queries of an `Attribution` cannot be relied on."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attribution:
     """Average marginal effects of `N` sources on `Q` queries, with what is needed to select among them.
@@ -84,7 +88,7 @@ class Attribution:
         """Return self if every query's status is `OK`.
 
         Raises:
-          RuntimeError: naming every query that is not, what is wrong with it and what to do.
+          AttributionError: naming every query that is not, what is wrong with it and what to do.
         """
         failed = [
             f"query {q}: {_EXPLAIN[Status(code)]} ({self.num_left_out[q]} rows left out)"
@@ -92,7 +96,7 @@ class Attribution:
             if code != Status.OK
         ]
         if failed:
-            raise RuntimeError("\n".join(failed))
+            raise AttributionError("\n".join(failed))
         return self
 
     def select(

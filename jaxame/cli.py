@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from jaxame import demo
+from jaxame.attribution import AttributionError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,7 +40,7 @@ def run_demo(settings: demo.Settings) -> None:
     logging.getLogger("jaxame").setLevel(logging.WARNING if console.is_terminal else logging.INFO)
     try:
         summary = demo.run(settings, console)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, AttributionError) as error:
         sys.exit(f"jaxame demo: {error}")
     if settings.smoke and not demo.makes_sense(summary):
         sys.exit("jaxame demo --smoke: the answer does not make sense; see the table above")

@@ -104,13 +104,17 @@ def add_patch(images: np.ndarray, size: int, value: float) -> np.ndarray:
     return patched
 
 
-def attack(settings: Settings) -> Attack:
+def attack(settings: Settings, key: jax.Array) -> Attack:
     """Poison the digits.
+
+    Args:
+      settings: what to poison.
+      key: one typed key; decides the split, the attacker's class, the poisoned images and the queries.
 
     Raises:
       ValueError: if there are fewer images than asked for.
     """
-    key, rng = jax.random.key(settings.seed), np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     train, test = data.split(data.digits(), key, settings.num_train)
     target = int(rng.integers(train.num_classes))
 
@@ -121,7 +125,7 @@ def attack(settings: Settings) -> Attack:
 
     poisoned = choose(train, settings.num_poisoned, "num_poisoned")
     asked = choose(test, settings.num_queries, "num_queries")
-    patch = settings.patch_size, settings.patch_value
+    patch = checks.count(settings.patch_size, "patch_size"), settings.patch_value
     x, y = train.x.copy(), train.y.copy()
     x[poisoned] = add_patch(x[poisoned], *patch)
     y[poisoned] = target
@@ -136,7 +140,7 @@ def attack(settings: Settings) -> Attack:
     )
 
 
-def make_game(settings: Settings, attacked: Attack) -> TrainingGame:
+def make_game(settings: Settings, attacked: Attack, order_key: jax.Array) -> TrainingGame:
     """Return the game whose utilities are the logit margins of the attacker's class on the queries."""
     target = np.full(len(attacked.query_x), attacked.target)
     return TrainingGame(
@@ -147,7 +151,7 @@ def make_game(settings: Settings, attacked: Attack) -> TrainingGame:
         query=queries.logit_margin(attacked.query_x, target),
         num_steps=settings.num_steps,
         batch_size=settings.batch_size,
-        order_key=jax.random.key(settings.seed),
+        order_key=order_key,
     )
 
 
@@ -188,18 +192,19 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
 
     Raises:
       ValueError: for settings that do not fit together, before any training.
+      AttributionError: if a query's answer cannot be relied on, after everything was written.
     """
-    settings.out.mkdir(parents=True, exist_ok=True)
-    attacked = attack(settings)
-    game = make_game(settings, attacked)
-    key = jax.random.key(settings.seed)
+    data_key, order_key, design_key, full_key = jax.random.split(jax.random.key(settings.seed), 4)
+    attacked = attack(settings, data_key)
+    game = make_game(settings, attacked, order_key)
     design = sample_design(
-        key, Grid(settings.inclusion), num_submodels=settings.num_submodels, num_sources=game.num_sources
+        design_key, Grid(settings.inclusion), num_submodels=settings.num_submodels, num_sources=game.num_sources
     )
     checks.probability(settings.fdr, "fdr")
     checks.count(settings.copies, "copies")
     checks.count(settings.folds, "folds", 2)
-    full = full_model(game, attacked, jax.random.fold_in(key, 2**32 - 4))
+    settings.out.mkdir(parents=True, exist_ok=True)
+    full = full_model(game, attacked, full_key)
     console.print(
         f"{game.num_sources} training digits, {attacked.poisoned.size} poisoned to pass for class {attacked.target}. "
         f"Full model: attack success [bold]{full['attack_success']:.3f}[/], "
@@ -207,7 +212,6 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     )
     with StageProgress(console) as progress:
         utilities, result, seconds = _estimate(settings, game, design, progress)
-    result.check()
     selections = [result.select(settings.fdr, q, alternative="greater") for q in range(settings.num_queries)]
     summary: dict[str, Any] = full | _summarise(settings, design, attacked, selections) | seconds
     _print_table(console, settings, attacked, selections, summary)
@@ -222,6 +226,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(summary, indent=2) + "\n")
     _print_end(console, settings, summary)
+    result.check()
     return summary
 
 

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.console import Console
 from jaxame import cli, demo
 from jaxame.knockoffs import Selection
 
+ROOT = Path(__file__).parents[1]
 FIELDS = {
     "precision", "recall", "num_empty", "attack_success", "clean_accuracy", "num_submodels", "num_sources", "fdr",
     "copies", "seed", "seconds_total", "seconds_train", "seconds_regress", "peak_rss_mb", "versions", "devices",
@@ -22,9 +25,9 @@ def selection(indices):
 
 
 def test_attack_changes_only_the_poisoned_images():
-    settings = demo.Settings(seed=7)
-    attacked = demo.attack(settings)
-    clean = demo.attack(demo.Settings(seed=7, patch_value=0.0))
+    settings, key = demo.Settings(), jax.random.key(7)
+    attacked = demo.attack(settings, key)
+    clean = demo.attack(demo.Settings(patch_value=0.0), key)
     changed = np.flatnonzero((attacked.train.x != clean.train.x).any(axis=(1, 2)))
     np.testing.assert_array_equal(changed, attacked.poisoned)
     assert (attacked.train.y[attacked.poisoned] == attacked.target).all()
@@ -44,7 +47,12 @@ def test_smoke_run_writes_everything(tmp_path):
     summary_file, out = tmp_path / "summary.json", tmp_path / "run"
     command = [sys.executable, "-m", "experiments.poisoned_digits", "--smoke", "--seed", "101"]
     done = subprocess.run(
-        [*command, "--json", summary_file, "--out", out], capture_output=True, text=True, check=False, timeout=300
+        [*command, "--json", summary_file, "--out", out],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(summary_file.read_text())
@@ -73,6 +81,7 @@ def test_smoke_check_can_fail():
         ({"num_train": 5000}, "num_train less than"),
         ({"num_poisoned": 2000}, "num_poisoned from 1 to"),
         ({"num_queries": 0}, "num_queries from 1 to"),
+        ({"patch_size": 0}, "patch_size to be an integer >= 1"),
         ({"fdr": 1.5}, "fdr strictly between 0 and 1"),
         ({"copies": 0}, "copies to be an integer >= 1"),
         ({"inclusion": (0.0, 0.5)}, "strictly"),

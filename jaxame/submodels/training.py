@@ -15,6 +15,9 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 Array = jax.Array | np.ndarray
 
+# Far from the numbers of rows, so that a design drawn with the same key shares no random bits with the order.
+_ORDER_STREAM = 2**32 - 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -46,11 +49,12 @@ class Feed:
 def example_order(key: jax.Array, num_examples: int, num_steps: int, batch_size: int) -> np.ndarray:
     """Return the examples of each step, int32 `[S, B]`: fresh permutations of all examples, laid end to end.
 
-    Epoch `e` is permuted by `fold_in(key, e)`. Batches run on across epochs, so every example is used equally often,
-    give or take one.
+    Epoch `e` is permuted by a key that depends on `key` and `e` only. Batches run on across epochs, so every example is
+    used equally often, give or take one.
     """
     num_epochs = -(-num_steps * batch_size // num_examples)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_epochs))
+    epoch_key = jax.random.fold_in(key, _ORDER_STREAM)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch_key, jnp.arange(num_epochs))
     epochs = jax.vmap(jax.random.permutation, (0, None))(keys, num_examples)
     return np.asarray(epochs, np.int32).reshape(-1)[: num_steps * batch_size].reshape(num_steps, batch_size)
 
