@@ -1,4 +1,14 @@
-"""Find the poisoned digits: the paper's poisoning experiment in small, the same code as `jaxame demo`."""
+"""Find the poisoned digits: the paper's poisoning experiment in small, the same code as `jaxame demo`.
+
+Claim: from the logit margins of 20 triggered test digits, knockoff+ finds the ten poisoned ones among 1,000 training
+digits with a mean precision of at least .9 and a mean recall of at least .8, within a minute on two CPU cores.
+
+Result: means over seeds 0 to 4 (20 queries each) of precision .947 and recall .903; the worst seed has .891 and .805.
+36 to 46 s from a cold start, 1.7 GB. Two cores of an AMD EPYC, Python 3.11, jax 0.10.2; 3,000 submodels.
+
+The settings were chosen on seeds 100 to 111. Seeds 0 to 4 had been run under four earlier settings; that single ones
+fell short there prompted the further search on the other seeds.
+"""
 
 import sys
 
