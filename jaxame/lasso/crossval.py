@@ -78,7 +78,7 @@ class _Recorder:
         """Which curves are clearly past their minimum, `[Q]`.
 
         That is, half a standard error above it, and two standard errors of the difference, which is smaller as the
-        folds are the same. On 720 problems of every sparsity and noise this never missed the minimum of the full path.
+        folds are the same.
         """
         queries = np.arange(self.active.size)
         best = np.nanargmin(self.mean[: len(self.errors)], axis=0)
