@@ -7,9 +7,9 @@ Result: means over seeds 0 to 4 (20 queries each) of precision .947 and recall .
 36 to 46 s from a cold start, 1.7 GB. Two cores of an AMD EPYC, Python 3.11, jax 0.10.2; 3,000 submodels.
 
 Settings were compared on seeds 100 to 111, but seeds 0 to 4 are not untouched: they were run under four earlier
-settings, and what they showed decided when to search on. The last change, from an FDR of .01 to .02 (both tried before on seeds
-103, 105 and 106), was made after seed 3 had a recall of .75 at .01. Means over seeds 0 to 4 at .01: precision .971 and
-recall .865.
+settings, and what they showed decided when to search on. The last change, from an FDR of .01 to .02 (both tried
+before on seeds 103, 105 and 106), was made after seed 3 had a recall of .75 at .01. Means over seeds 0 to 4 at .01:
+precision .971 and recall .865.
 """
 
 import sys
