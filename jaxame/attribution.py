@@ -45,6 +45,7 @@ class Attribution:
       lasso_1se: `[Q, N]` AME by the LASSO at `lambda_1se`.
       debiased: `[Q, N]` AME by one step from the LASSO at `lambda_1se`: noisier than `values`, but without its zeros.
       num_left_out: `[Q]` rows left out because the utility was not finite.
+      submodel_status: `[M]` one `jaxame.types.SubmodelStatus` per submodel.
       relative_gap: `[Q, 2]` relative duality gap of the fits at `lambda_min` and `lambda_1se`, recomputed in float64.
       cv_penalty: `[L, Q]` penalties fitted; NaN after a query's path ended.
       cv_error: `[L, Q]` cross-validated mean squared error.
@@ -61,6 +62,7 @@ class Attribution:
     lasso_1se: np.ndarray
     debiased: np.ndarray
     num_left_out: np.ndarray
+    submodel_status: np.ndarray
     relative_gap: np.ndarray
     cv_penalty: np.ndarray
     cv_error: np.ndarray
@@ -83,6 +85,11 @@ class Attribution:
     def num_copies(self) -> int:
         """`c`."""
         return self.entry.shape[1] - 1
+
+    @property
+    def warm_start(self) -> bool:
+        """Whether the submodels started from parameters that had seen all sources; see `jaxame.submodels.compare`."""
+        return bool(self.about.get("warm_start", False))
 
     def check(self) -> "Attribution":
         """Return self if every query's status is `OK`.

@@ -154,7 +154,8 @@ def make_game(settings: Settings, attacked: Attack, order_key: jax.Array) -> Tra
         query=queries.logit_margin(attacked.query_x, target),
         num_steps=settings.num_steps,
         batch_size=settings.batch_size,
-        order_key=order_key,
+        feed="masked",
+        shared_key=order_key,
     )
 
 

@@ -1,6 +1,7 @@
 """The whole chain: design, utilities, regression, selection."""
 
 import logging
+import time
 from typing import Any, Protocol
 
 import jax
@@ -22,11 +23,12 @@ from jaxame.lasso import (
     one_step,
     refit,
 )
-from jaxame.types import Progress, Status, silent
+from jaxame.types import Progress, Status, silent, submodel_status
 
 # Streams of a design's key besides its rows, which are numbered from 0.
 _GAME_STREAM, _FOLD_STREAM = 2**32 - 2, 2**32 - 3
 _CHUNK = 1024
+_CHUNK_SECONDS, _CHUNK_BYTES = 0.5, 2**26
 _DEFAULT_FOLDS = 10
 _LARGEST_GAP = 1e-4
 log = logging.getLogger(__name__)
@@ -35,7 +37,8 @@ log = logging.getLogger(__name__)
 class Game(Protocol):
     """Maps subsets to utilities. Called on the host with concrete arrays, chunk by chunk.
 
-    A game may have an attribute `chunk_size`, the number of rows it likes to be called with.
+    A game may have an attribute `chunk_size`: it is called with that many rows, or a power of two times as many. It may
+    have a true `warm_start`, which the result then carries.
     """
 
     num_sources: int
@@ -88,7 +91,15 @@ def ame(
     design = sample_design(key, law, num_submodels=num_submodels, num_sources=num_sources, coding=coding)
     _check_options(design, copies, knockoff_key, folds)
     utilities = evaluate(game, design, progress=progress)
-    return estimate_ame(design, utilities, copies=copies, knockoff_key=knockoff_key, folds=folds, progress=progress)
+    return estimate_ame(
+        design,
+        utilities,
+        copies=copies,
+        knockoff_key=knockoff_key,
+        folds=folds,
+        warm_start=bool(getattr(game, "warm_start", False)),
+        progress=progress,
+    )
 
 
 def shapley(
@@ -144,7 +155,9 @@ def evaluate(game: Game, design: Design, *, key: jax.Array | None = None, progre
     num_rows = design.num_submodels
     chunk = checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
     parts: list[np.ndarray] = []
-    for start in range(0, num_rows, chunk):
+    start = 0
+    while start < num_rows:
+        begin = time.perf_counter()
         stop = min(start + chunk, num_rows)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(start, stop))
         part = np.asarray(game(keys, design.masks(start, stop)))
@@ -153,6 +166,10 @@ def evaluate(game: Game, design: Design, *, key: jax.Array | None = None, progre
         checks.require(agrees, f"the game to return [{stop - start}, {width}]", list(part.shape))
         parts.append(part)
         progress("train", stop, num_rows)
+        start = stop
+        # Larger chunks where they are short, to keep the devices busy; rows do not depend on how they are cut.
+        has_room = 2 * chunk * design.num_sources <= _CHUNK_BYTES
+        chunk *= 2 if has_room and time.perf_counter() - begin < _CHUNK_SECONDS else 1
     return np.concatenate(parts)
 
 
@@ -163,6 +180,7 @@ def estimate_ame(
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
+    warm_start: bool = False,
     progress: Progress = silent,
 ) -> Attribution:
     """Estimate average marginal effects from utilities that were measured on a design.
@@ -174,6 +192,7 @@ def estimate_ame(
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default the design's.
       folds: of the cross-validation; default 10, or `M` if that is smaller.
+      warm_start: whether the submodels started from parameters that had seen all sources; the result carries it.
       progress: called as each stage moves on.
 
     Returns:
@@ -210,6 +229,7 @@ def estimate_ame(
         lasso_1se=coding.scale * fit.coef_1se,
         debiased=coding.scale * _debiased(x, coding, targets, fit.coef_1se),
         num_left_out=(~np.isfinite(targets)).sum(axis=0),
+        submodel_status=submodel_status(targets),
         relative_gap=gaps,
         cv_penalty=fit.penalty,
         cv_error=fit.error_mean,
@@ -223,6 +243,7 @@ def estimate_ame(
             "num_sources": design.num_sources,
             "folds": folds,
             "copies": copies,
+            "warm_start": warm_start,
             "versions": environment.versions(),
         },
     )

@@ -30,9 +30,12 @@ class Stacked:
 
 
 def arrays_of(result, queries=slice(None)):
-    """Return every array of an `Attribution`, restricted to some queries."""
+    """Return every array of an `Attribution`, restricted to some queries; `submodel_status` only with all of them."""
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(jaxame.Attribution)}
     arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
+    if queries == slice(None):
+        return arrays
+    del arrays["submodel_status"]
     return {name: a[:, queries] if name.startswith("cv_") else a[queries] for name, a in arrays.items()}
 
 

@@ -1,119 +1,44 @@
-"""Tests of the game that trains: against plain NumPy training, and bit for bit against itself."""
+"""Tests of the game that trains: bit for bit against itself, on any number of devices and in two processes."""
 
-import dataclasses
-import functools
+import logging
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax import nnx
-from jax.sharding import Mesh
+from training_helpers import (
+    NUM_EXAMPLES,
+    SET,
+    TILE,
+    assert_trees_equal,
+    draw_rows,
+    make_game,
+    mesh_of,
+    momentum_sgd,
+)
 
-from jaxame import data, queries
-from jaxame.submodels import MLP, Model, TrainingGame, as_model, mlp
-from jaxame.submodels.tiles import default_tile
-from jaxame.submodels.training import Feed, Recipe, example_order, fit
-
-NUM_EXAMPLES, NUM_STEPS, BATCH_SIZE, TILE = 60, 64, 8, 4
-RATE, MOMENTUM = 0.1, 0.9
-SET = data.digits().take(np.arange(NUM_EXAMPLES))
-ORDER_KEY = jax.random.key(11)
-momentum_sgd = optax.sgd(RATE, momentum=MOMENTUM)
-
-
-def mesh_of(num_devices):
-    return Mesh(np.array(jax.devices()[:num_devices]), ("submodels",))
-
-
-def make_game(**changes):
-    arguments = {
-        "model": mlp((64, 12, 10)),
-        "optimizer": momentum_sgd,
-        "x": SET.x,
-        "y": SET.y,
-        "query": queries.logit_margin(SET.x[:5], SET.y[:5]),
-        "num_steps": NUM_STEPS,
-        "batch_size": BATCH_SIZE,
-        "order_key": ORDER_KEY,
-        "tile": TILE,
-        "mesh": mesh_of(1),
-    }
-    return TrainingGame(**arguments | changes)
+import jaxame
+from jaxame import queries
+from jaxame.design import Grid
+from jaxame.submodels import as_model, cnn, compare, mlp, tiles
+from jaxame.submodels.feeds import Examples
+from jaxame.submodels.sizes import default_sizes
+from jaxame.submodels.training import Recipe
 
 
-def draw_rows(num_rows, num_sources=NUM_EXAMPLES):
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(num_rows))
-    return keys, np.random.default_rng(5).random((num_rows, num_sources)) < 0.5
-
-
-def assert_trees_equal(one, other):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.fixture(scope="module")
-def game():
-    return make_game()
-
-
-# The reference: the same training in float64 NumPy, written without the package.
-
-
-def numpy_slopes(params, x, y, included):
-    w1, b1, w2, b2 = params
-    hidden = np.maximum(x @ w1 + b1, 0)
-    logits = hidden @ w2 + b2
-    probabilities = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities /= probabilities.sum(1, keepdims=True)
-    d_logits = (probabilities - np.eye(logits.shape[1])[y]) * included[:, None] / included.sum()
-    d_hidden = (d_logits @ w2.T) * (hidden > 0)
-    return [x.T @ d_hidden, d_hidden.sum(0), hidden.T @ d_logits, d_logits.sum(0)]
-
-
-def numpy_training(params, order, mask):
-    params = [np.asarray(p, np.float64) for p in params]
-    velocity = [np.zeros_like(p) for p in params]
-    x = SET.x.reshape(NUM_EXAMPLES, -1).astype(np.float64)
-    for rows in order:
-        if not mask[rows].any():
-            continue
-        slopes = numpy_slopes(params, x[rows], SET.y[rows], mask[rows])
-        velocity = [MOMENTUM * v + s for v, s in zip(velocity, slopes, strict=True)]
-        params = [p - RATE * v for p, v in zip(params, velocity, strict=True)]
-    return params
-
-
-def as_list(params):
-    layers = params["layers"]
-    return [layers[i][name][...] for i in (0, 1) for name in ("kernel", "bias")]
-
-
-@pytest.mark.parametrize("num_included", [2, 30, NUM_EXAMPLES])
-def test_training_agrees_with_numpy(game, num_included):
-    # With two examples most batches are empty: such a step must leave the momentum alone too.
-    mask = np.arange(NUM_EXAMPLES) < num_included
-    key = jax.random.key(3)
-    untrained = game.train(key, np.zeros(NUM_EXAMPLES, bool))
-    order = example_order(ORDER_KEY, NUM_EXAMPLES, NUM_STEPS, BATCH_SIZE)
-    expected = numpy_training(as_list(untrained), order, mask)
-    for ours, reference in zip(as_list(game.train(key, mask)), expected, strict=True):
-        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
-
-
-def test_the_empty_subset_gives_the_untrained_model(game):
-    key = jax.random.key(3)
-    fresh = nnx.state(MLP((64, 12, 10), rngs=nnx.Rngs(key)), nnx.Param)
-    empty = game.train(key, np.zeros(NUM_EXAMPLES, bool))
-    for ours, reference in zip(jax.tree.leaves(empty), jax.tree.leaves(fresh), strict=True):
-        np.testing.assert_allclose(ours, reference, rtol=1e-6)
+@pytest.fixture(scope="module", params=["masked", "gathered"])
+def game(request):
+    return make_game(feed=request.param)
 
 
 def test_training_on_everything_learns_the_training_set(game):
     params = game.train(jax.random.key(3), np.ones(NUM_EXAMPLES, bool))
-    assert np.mean(np.argmax(game.predict(params, SET.x), axis=1) == SET.y) > 0.9
+    assert np.mean(np.argmax(game.predict(params, SET.x), axis=1) == SET.y) > 0.7
 
 
 def test_train_gives_the_submodel_that_a_call_measures(game):
@@ -143,7 +68,34 @@ def test_the_number_of_devices_changes_no_bit(game, num_devices):
     if jax.device_count() < num_devices:
         pytest.skip(f"needs {num_devices} devices; XLA_FLAGS=--xla_force_host_platform_device_count=8 makes them")
     keys, masks = draw_rows(num_devices * TILE + 3)
-    np.testing.assert_array_equal(make_game(mesh=mesh_of(num_devices))(keys, masks), game(keys, masks))
+    np.testing.assert_array_equal(make_game(mesh=mesh_of(num_devices), feed=game.feed)(keys, masks), game(keys, masks))
+
+
+def test_two_processes_change_no_bit(tmp_path):
+    """Each brings two devices, and both get all utilities."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    here = Path(__file__).parent
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "JAX_PLATFORMS": "cpu"}
+    paths = [tmp_path / f"{rank}.npz" for rank in range(2)]
+    command = [sys.executable, here / "one_of_several.py", address, "2"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), path], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for rank, path in enumerate(paths)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    expected = make_game()(*draw_rows(19))
+    for path in paths:
+        with np.load(path) as found:
+            assert found["devices"] == 4
+            np.testing.assert_array_equal(found["utilities"], expected)
+            np.testing.assert_allclose(found["margins"], expected[1], rtol=1e-4, atol=1e-5)
 
 
 def test_submodels_do_differ(game):
@@ -188,180 +140,168 @@ def test_a_diverging_submodel_leaves_its_neighbours_alone():
     np.testing.assert_array_equal(beside[others], alone[others])
 
 
-# No leak.
-
-LOSSES = {
-    "cross-entropy": (optax.softmax_cross_entropy_with_integer_labels, SET.y, SET.y[::-1]),
-    # Its slope overflows on the garbage, so multiplying by a zero weight would give NaN.
-    "poisson": (
-        lambda out, y: jnp.exp(out[:, 0]) - y * out[:, 0],
-        np.ones(NUM_EXAMPLES, np.float32),
-        np.full(NUM_EXAMPLES, -1e30, np.float32),
-    ),
-}
-OPTIMIZERS = {"momentum": momentum_sgd, "adamw": optax.adamw(1e-2, weight_decay=0.1)}
-
-
-@pytest.mark.parametrize("loss_name", LOSSES)
-@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
-def test_excluded_examples_do_not_leak(optimizer_name, loss_name):
-    loss, y, garbage_y = LOSSES[loss_name]
-    mask = np.random.default_rng(1).random(NUM_EXAMPLES) < 0.3
-    order = example_order(ORDER_KEY, NUM_EXAMPLES, 40, 3)  # about a third of the batches hold no included example
-    pixels = (slice(None), None, None)
-    garbage_x = np.where(mask[pixels], SET.x, 1e6 * (1 + SET.x))
-    recipe = Recipe(as_model(mlp((64, 12, 10)), SET.x), OPTIMIZERS[optimizer_name], loss)
-    train = jax.jit(functools.partial(fit, recipe))
-    clean = train(Feed(SET.x, y, order, order), jax.random.key(0), mask)
-    dirty = train(Feed(garbage_x, np.where(mask, y, garbage_y), order, order), jax.random.key(0), mask)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(clean))
-    assert_trees_equal(clean, dirty)
-
-
 def test_a_group_is_the_sum_of_its_examples(game):
     groups = np.arange(NUM_EXAMPLES) % 7
-    grouped = make_game(groups=groups)
+    grouped = make_game(groups=groups, feed=game.feed)
     keys, masks = draw_rows(3, num_sources=7)
     assert grouped.num_sources == 7
     np.testing.assert_allclose(grouped(keys, masks), game(keys, masks[:, groups]), rtol=1e-3, atol=1e-3)
 
 
-# Models.
+# Sharing and warm starts.
 
 
-class LinenMLP(flax.linen.Module):
-    @flax.linen.compact
-    def __call__(self, x):
-        x = flax.linen.relu(flax.linen.Dense(12)(x.reshape(x.shape[0], -1)))
-        return flax.linen.Dense(10)(x)
+def test_what_is_shared_is_addressed_by_the_shared_key():
+    keys, masks = draw_rows(2)
+    untrained = {
+        share: make_game(share_init=share, num_steps=1, feed="masked")(keys, np.zeros_like(masks)) for share in (0, 1)
+    }
+    assert (untrained[0][0] != untrained[0][1]).all()
+    np.testing.assert_array_equal(untrained[1][0], untrained[1][1])
+    other = make_game(share_init=True, num_steps=1, shared_key=jax.random.key(12))(keys, np.zeros_like(masks))
+    assert (other != untrained[1]).all()
 
 
-def pair_init(key):
-    key1, key2 = jax.random.split(key)
-    w1, w2 = 0.1 * jax.random.normal(key1, (64, 12)), 0.3 * jax.random.normal(key2, (12, 10))
-    return [w1, jnp.zeros(12), w2, jnp.zeros(10)]
+@pytest.fixture(scope="module")
+def warm():
+    """A game that trains briefly from a model that has seen everything, and the game that trains from scratch."""
+    scratch = make_game()
+    start = scratch.train(jax.random.key(3), np.ones(NUM_EXAMPLES, bool))
+    return make_game(start=start, num_steps=16), scratch, start
 
 
-def pair_apply(params, x):
-    w1, b1, w2, b2 = params
-    return jax.nn.relu(x.reshape(x.shape[0], -1) @ w1 + b1) @ w2 + b2
+def test_a_warm_start_is_where_the_empty_subset_stays(warm):
+    game, _, start = warm
+    assert game.warm_start
+    assert_trees_equal(game.train(jax.random.key(9), np.zeros(NUM_EXAMPLES, bool)), start)
 
 
-def as_linen(params):
-    w1, b1, w2, b2 = params
-    return {"Dense_0": {"kernel": w1, "bias": b1}, "Dense_1": {"kernel": w2, "bias": b2}}
+def test_a_result_carries_the_warm_start(warm):
+    results = [
+        jaxame.ame(game, key=jax.random.key(0), num_submodels=32, law=Grid((0.5,)), folds=2, copies=0)
+        for game in warm[:2]
+    ]
+    assert [result.warm_start for result in results] == [True, False]
 
 
-def as_nnx(params):
-    state = nnx.state(MLP((64, 12, 10), rngs=nnx.Rngs(0)), nnx.Param)
-    return jax.tree.unflatten(jax.tree.structure(state), [params[i] for i in (1, 0, 3, 2)])
+def test_parameters_of_another_model_are_no_start(warm):
+    with pytest.raises(ValueError, match=r"start to be parameters of the model.*\(64, 13\)"):
+        make_game(model=mlp((64, 13, 10)), start=warm[2])
 
 
-@pytest.mark.parametrize(("model", "convert"), [(LinenMLP(), as_linen), (mlp((64, 12, 10)), as_nnx)])
-def test_adapters_train_alike_from_the_same_parameters(model, convert):
-    order = example_order(ORDER_KEY, NUM_EXAMPLES, NUM_STEPS, BATCH_SIZE)
-    feed = Feed(SET.x, SET.y, order, order)
-    mask = np.arange(NUM_EXAMPLES) % 2 == 0
-
-    def trained(model, params):
-        fixed_start = dataclasses.replace(as_model(model, SET.x), init=lambda _: params)
-        recipe = Recipe(fixed_start, momentum_sgd, optax.softmax_cross_entropy_with_integer_labels)
-        return jax.jit(functools.partial(fit, recipe))(feed, jax.random.key(0), mask)
-
-    start = pair_init(jax.random.key(2))
-    expected = convert(trained((pair_init, pair_apply), start))
-    for a, b in zip(jax.tree.leaves(trained(model, convert(start))), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("model", [mlp((64, 12, 10)), LinenMLP(), Model(pair_init, pair_apply)])
-def test_initialisation_is_addressed_by_key(model):
-    init = as_model(model, SET.x).init
-    keys = jax.random.split(jax.random.key(0), 3)
-    batch = jax.jit(jax.vmap(init))(keys)
-    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(batch))
-    one = init(keys[1])
-    for a, b in zip(jax.tree.leaves(batch), jax.tree.leaves(one), strict=True):
-        np.testing.assert_allclose(a[1], b, rtol=1e-5)
+def test_compare_tells_how_far_a_stand_in_is_from_its_reference(warm):
+    game, scratch, _ = warm
+    law = Grid((0.2, 0.8))
+    agreement = compare(game, scratch, key=jax.random.key(1), law=law, num_submodels=24)
+    itself = compare(scratch, scratch, key=jax.random.key(1), law=law, num_submodels=24)
+    np.testing.assert_allclose(itself.rank_correlation, 1.0)
+    np.testing.assert_array_equal(itself.bias, 0.0)
+    assert (itself.ceiling < 1).all()
+    np.testing.assert_array_equal(agreement.ceiling, itself.ceiling)
+    assert (agreement.rank_correlation < itself.rank_correlation).all()
+    assert np.median(agreement.bias / agreement.bias_stderr) > 2  # it has seen what it is asked about
+    assert "24 submodels, median over 5 queries" in str(agreement)
+    with pytest.raises(ValueError, match=r"same sources and queries, \(60, 5\); got \(7, 5\)"):
+        compare(make_game(groups=np.arange(NUM_EXAMPLES) % 7), scratch, key=jax.random.key(1), law=law)
 
 
-class Stateful(nnx.Module):
-    def __init__(self, layer, *, rngs):
-        self.layer = layer(rngs=rngs)
-        self.head = nnx.Linear(64, 10, rngs=rngs)
-
-    def __call__(self, x):
-        return self.head(self.layer(x.reshape(x.shape[0], -1)))
+# Sizes, memory, cost.
 
 
-class LinenStateful(flax.linen.Module):
-    layer: flax.linen.Module
-
-    @flax.linen.compact
-    def __call__(self, x):
-        return flax.linen.Dense(10)(self.layer(x.reshape(x.shape[0], -1)))
-
-
-BAD_MODELS = {
-    "nnx batch norm": (functools.partial(Stateful, functools.partial(nnx.BatchNorm, 64)), "only state.*BatchStat"),
-    "nnx dropout": (functools.partial(Stateful, functools.partial(nnx.Dropout, 0.5)), "only state.*RngCount, RngKey"),
-    "linen batch norm": (LinenStateful(flax.linen.BatchNorm(False)), "only state.*LinenStateful with batch_stats"),
-    "linen dropout": (LinenStateful(flax.linen.Dropout(0.5, deterministic=False)), "only state.*random key"),
-    "a built module": (MLP((64, 10), rngs=nnx.Rngs(0)), "needs model to be an NNX factory"),
-    "a number": (3, "needs model to be an NNX factory.*got 3"),
-    "a function": (lambda rngs: 3, "factory to return an nnx.Module; got int32"),
-    "integer parameters": ((lambda key: jnp.zeros(3, int), pair_apply), "floating-point parameters; got .*int32"),
-    "scalar outputs": ((lambda key: jnp.zeros(3), lambda params, x: x[:, 0, 0]), r"outputs \[2, C\]; got float32\[2\]"),
-}
+@pytest.mark.parametrize(
+    ("feed", "inclusion", "chosen"),
+    [
+        ("masked", 0.5, "masked"),
+        ("gathered", 0.9, "gathered"),
+        ("auto", 0.5, "gathered"),
+        ("auto", 0.9, "masked"),
+    ],
+)
+def test_the_feed_is_chosen_by_cost(feed, inclusion, chosen):
+    assert make_game(feed=feed, inclusion=inclusion).feed == chosen
 
 
-@pytest.mark.parametrize("name", BAD_MODELS)
-def test_bad_models_are_refused(name):
-    model, message = BAD_MODELS[name]
-    with pytest.raises(ValueError, match=message):
-        make_game(model=model)
+def test_a_full_batch_is_masked():
+    assert make_game(batch_size=None, feed="auto").feed == "masked"
+    with pytest.raises(ValueError, match="batch_size for the gathered feed; got None"):
+        make_game(batch_size=None, feed="gathered")
 
 
-@pytest.mark.parametrize(("sizes", "message"), [((64,), "at least two"), ((64, 0), "each of sizes")])
-def test_bad_sizes_are_refused(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        mlp(sizes)
+def sizes_of(model, x, platform, batch_size=128):
+    recipe = Recipe(as_model(model, x), momentum_sgd, None, num_steps=3, batch_size=batch_size)
+    return default_sizes(recipe, Examples(x, SET.y, np.arange(len(x))), platform)
 
 
-# Order, tiles, input.
+def test_default_sizes_follow_the_model():
+    large = np.zeros((1, 28, 28), np.float32)
+    assert sizes_of(mlp((64, 32, 10)), SET.x, "cpu") == (32, 128)
+    assert sizes_of(mlp((64, 4096, 10)), SET.x, "cpu")[0] < 4
+    tile, piece = sizes_of(cnn((28, 28), 10), large, "cpu")
+    assert tile == 1
+    assert 8 <= piece <= 32
+    assert sizes_of(cnn((28, 28), 10), large, "gpu")[0] > 8
+    assert sizes_of(cnn((28, 28), 10), large, "gpu")[1] == 128
 
 
-def test_every_example_is_used_equally_often():
-    order = example_order(jax.random.key(0), 10, 9, 4)
-    assert order.shape == (9, 4)
-    assert set(np.bincount(order.ravel())) == {3, 4}
-    assert sorted(order.ravel()[:10]) == sorted(order.ravel()[10:20]) == list(range(10))
-    np.testing.assert_array_equal(example_order(jax.random.key(0), 10, 5, 4), order[:5])
-    assert (example_order(jax.random.key(1), 10, 9, 4) != order).any()
+def test_a_small_step_takes_less_memory(monkeypatch):
+    """The tile is halved until the compiler's own count fits, before anything runs."""
+    keys, masks = draw_rows(8)
+    small = make_game(tile=2, num_steps=2)
+    small(keys, masks)
+    limit = small._tile_program().num_bytes / 0.8 + 1
+    monkeypatch.setattr(tiles, "memory_limit", lambda device: limit)
+    game = make_game(tile=8, num_steps=2)
+    assert game.chunk_size == 8
+    np.testing.assert_array_equal(game(keys, masks), small(keys, masks))
+    assert (game.tile, game.chunk_size) == (2, 2)
 
 
-def test_the_default_tile_shrinks_with_the_model():
-    def tile(width, platform):
-        recipe = Recipe(as_model(mlp((64, width, 10)), SET.x), momentum_sgd, None)
-        return default_tile(recipe, Feed(SET.x, SET.y, np.zeros((3, 128), int), np.zeros((3, 128), int)), platform)
+def test_when_memory_runs_out_the_run_goes_on_with_smaller_tiles(monkeypatch, caplog):
+    keys, masks = draw_rows(8)
+    expected = make_game(tile=2, num_steps=2)(keys, masks)
+    compile_tile = tiles.compile_tile
 
-    assert tile(32, "cpu") == 32
-    assert tile(512, "cpu") < 32
-    assert tile(4096, "cpu") == 4
-    assert tile(32, "gpu") == 1024
+    def with_little_memory(recipe, query, mesh, impl, arguments):
+        def run(keys, *rest):
+            if len(keys) > 2:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            return compile_tile(recipe, query, mesh, impl, arguments).run(keys, *rest)
+
+        return tiles.CompiledTile(run, 0)
+
+    monkeypatch.setattr(tiles, "compile_tile", with_little_memory)
+    game = make_game(tile=8, num_steps=2)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(game(keys, masks), expected)
+    assert game.tile == 2
+    assert "memory ran out with a tile of 8; going on with a tile of 4" in caplog.text
 
 
-def test_chunks_are_whole_rounds():
-    game = make_game(tile=None, num_steps=1)
-    assert game.chunk_size % game.tile == 0
-    assert (game.num_sources, game.num_queries) == (NUM_EXAMPLES, 5)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no")
+
+    monkeypatch.setattr(tiles, "compile_tile", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        make_game(num_steps=2)(*draw_rows(2))
+
+
+def test_the_preview_tells_time_and_memory(game):
+    preview = game.preview(1000)
+    assert preview.seconds > 0
+    assert preview.num_bytes > SET.x.nbytes
+    assert (preview.tile, preview.feed, preview.num_devices) == (TILE, game.feed, 1)
+    assert preview.submodels_per_second == pytest.approx(1000 / preview.seconds)
+    assert "1,000 submodels in about" in str(preview)
+    with pytest.raises(ValueError, match="num_submodels"):
+        game.preview(0)
 
 
 NOT_FINITE = SET.x.copy()
 NOT_FINITE[3, 2, 1] = np.nan
 BAD_ARGUMENTS = [
     ({"x": SET.x[:0], "y": SET.y[:0]}, r"at least one example; got float32\[0, 8, 8\]"),
-    ({"x": (16 * SET.x).astype(int)}, r"float array \[n, ...\]; got int"),
+    ({"x": SET.x > 0}, r"float or integer array \[n, ...\]; got bool"),
     ({"x": NOT_FINITE}, "finite x; got 1 non-finite"),
     ({"y": SET.y[:-1]}, r"y with 60 rows.*got int32\[59\]"),
     ({"y": SET.y + 1}, "labels from 0 to 9; got labels from 1 to 10"),
@@ -378,7 +318,13 @@ BAD_ARGUMENTS = [
     ({"num_steps": 0}, "num_steps to be an integer >= 1; got int 0"),
     ({"batch_size": 0}, "batch_size to be an integer >= 1"),
     ({"tile": 2.0}, "tile to be an integer >= 1; got float 2.0"),
-    ({"order_key": 7}, "order_key to be one typed key.*got int 7"),
+    ({"piece": 0}, "piece to be an integer >= 1; got int 0"),
+    ({"feed": "fast"}, "feed to be one of auto, masked, gathered; got 'fast'"),
+    ({"inclusion": 1.0}, "inclusion strictly between 0 and 1; got float 1.0"),
+    ({"augment": 3}, "augment to be callable"),
+    ({"augment": lambda key, x: x[:1]}, r"augment to return float32\[2, 8, 8\].*; got float32\[1, 8, 8\]"),
+    ({"compute_dtype": int}, "compute_dtype to be a floating-point type"),
+    ({"shared_key": 7}, "shared_key to be one typed key.*got int 7"),
 ]
 
 

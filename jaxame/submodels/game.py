@@ -1,54 +1,78 @@
 """`TrainingGame`: masks to utilities by training one submodel per mask."""
 
+import dataclasses
+import logging
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxame import checks
-from jaxame.submodels import tiles
-from jaxame.submodels.models import Params, as_model
-from jaxame.submodels.training import Feed, Loss, Recipe, example_order
+from jaxame.submodels import arguments, sizes, tiles
+from jaxame.submodels.adapter import Params, as_model, in_dtype
+from jaxame.submodels.feeds import Examples
+from jaxame.submodels.preview import Preview
+from jaxame.submodels.training import Augment, Loss, Recipe, share
 
-cross_entropy: Loss = optax.softmax_cross_entropy_with_integer_labels
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
-_TILES_PER_CHUNK = 16
+# Share of a device's memory that a tile may take: the rest is for the allocator and for what else lives there.
+_MEMORY_SHARE = 0.8
 
 
 class TrainingGame:
     """The game that trains: a submodel per subset of the training data, and what each query measures on it.
 
-    All submodels take the same steps on the same minibatches (the masked feed); an excluded example has no part in the
-    loss of a step, and a step without an included example changes nothing. An excluded example changes no bit of a
-    submodel as long as the model's activations on it are finite. Submodels are trained in fixed tiles, one per device
-    at a time, so a row's utilities do not depend, to the bit, on the rows beside it, on how rows are cut into calls or
-    on the number of devices.
+    All submodels take the same number of steps. An excluded example has no part in the loss of a step, and a step
+    without an included example changes nothing. An excluded example changes no bit of a submodel as long as the model's
+    activations on it are finite. Submodels are trained in fixed tiles, one per device at a time, so a row's utilities
+    do not depend, to the bit, on the rows beside it, on how rows are cut into calls or on the number of devices.
 
     Args:
       model: a Flax NNX factory `make(rngs=...)`, a Flax Linen module, or a pair `(init, apply)`; see `as_model`.
-      optimizer: any optax optimiser.
-      x: float `[n, ...]` training inputs, in the unit the model expects.
+        `jaxame.submodels` has factories of the usual ones.
+      optimizer: any optax optimiser; its step count leaves out the steps that change nothing.
+      x: `[n, ...]` training inputs, floats in the unit the model expects, or integers such as tokens.
       y: `[n]` integer labels, or targets `[n, ...]` of whatever kind `loss` takes.
       query: `query(apply, params) -> [Q]`, what is measured on a submodel; `jaxame.queries` has the usual ones.
       num_steps: optimiser steps, the same for every submodel.
-      batch_size: examples per step before masking; `None` takes all `n`.
+      batch_size: `B`, examples per step before any is excluded; `None` takes all `n`.
       loss: `(outputs [B, C], y [B, ...]) -> [B]`, the loss of each example by itself.
       groups: int `[n]`, the source of each example, 0 to N-1; by default each example is a source.
-      order_key: one typed key; decides the order in which all submodels see the examples.
+      feed: `"masked"`: all submodels compute on the same batch, and excluded examples weigh nothing. `"gathered"`: each
+        computes on its own batch of `inclusion * B` included examples, as many as a masked batch holds on average.
+        `"auto"`: whichever is cheaper by what was measured, see `sizes.choose_feed`.
+      inclusion: mean inclusion probability of the design that the game is for; sizes the gathered batch.
+      share_order: whether all submodels see the examples in the same order, or each in its own.
+      share_init: whether all submodels start from the same parameters, or each from its own.
+      shared_key: one typed key; decides what the submodels share.
+      start: parameters that every submodel starts from, as `train` returns them: a warm start.
+      augment: `(key, x [B, ...]) -> x [B, ...]`, applied to every batch; see `jaxame.submodels.augment`.
+      compute_dtype: floating-point type of the forward and backward pass, such as `jnp.bfloat16`; parameters, optimiser
+        and loss keep theirs.
+      lowering: how convolutions are computed; see `as_model`.
       tile: submodels trained at once on a device, `T`; chosen from the model's size by default. Changing it changes
         results by rounding, which training amplifies.
-      mesh: devices to train on, all axes over submodels; by default all devices of this process.
+      piece: examples whose gradient is taken at once; chosen like `tile`, with the same effect on results.
+      mesh: devices to train on, all axes over submodels; by default all devices of this process. With devices of
+        several processes (`jax.distributed`) every process makes the same calls and gets all utilities.
 
     Attributes:
       num_sources: `N`.
       num_queries: `Q`.
       query: the query, as given.
-      tile: `T`; record it with results.
-      chunk_size: rows a driver should hand over per call, a whole number of tiles on every device.
+      feed: `"masked"` or `"gathered"`.
+      warm_start: whether the submodels start from given parameters.
+      tile: `T`; record it with results. Becomes smaller when memory runs out, which is logged.
+      piece: examples whose gradient is taken at once; record it with results.
+      chunk_size: rows a driver should hand over per call, or a multiple of it: one tile on every device.
 
     Raises:
       ValueError: before any training, if the training set is empty, `x` is not finite, labels or groups are out of
@@ -65,39 +89,66 @@ class TrainingGame:
         query: Callable[[Callable, Params], jax.Array],
         num_steps: int,
         batch_size: int | None = None,
-        loss: Loss = cross_entropy,
+        loss: Loss = arguments.cross_entropy,
         groups: Any = None,
-        order_key: jax.Array | None = None,
+        feed: str = "auto",
+        inclusion: float = 0.5,
+        share_order: bool = True,
+        share_init: bool = False,
+        shared_key: jax.Array | None = None,
+        start: Params | None = None,
+        augment: Augment | None = None,
+        compute_dtype: Any = None,
+        lowering: str = "patches",
         tile: int | None = None,
+        piece: int | None = None,
         mesh: Mesh | None = None,
     ):
-        x, y = _checked_examples(x, y)
-        groups = _checked_groups(groups, len(x))
+        x, y = arguments.checked_examples(x, y)
+        groups = arguments.checked_groups(groups, len(x))
         is_optimizer = isinstance(optimizer, optax.GradientTransformation)
         checks.require(is_optimizer, "optimizer to be an optax GradientTransformation", repr(optimizer))
-        self._recipe = Recipe(as_model(model, x), optimizer, loss)
-        _check_loss(self._recipe, x, y)
+        pure = as_model(model, x, lowering=lowering)
+        recipe = Recipe(
+            pure if compute_dtype is None else in_dtype(pure, compute_dtype),
+            optimizer,
+            loss,
+            num_steps=checks.count(num_steps, "num_steps"),
+            batch_size=len(x) if batch_size is None else min(checks.count(batch_size, "batch_size"), len(x)),
+            share_order=share_order,
+            augment=augment,
+        )
+        arguments.check_loss(recipe, x, y)
+        arguments.check_augment(augment, x)
         self.query = query
-        self.num_queries = _checked_num_queries(self._recipe, query)
+        self.num_queries = arguments.checked_num_queries(recipe, query)
         self.num_sources = int(groups.max()) + 1
+        self._inclusion = checks.probability(inclusion, "inclusion")
+        self._recipe = sizes.choose_feed(recipe, feed, self._inclusion, full_batch=batch_size is None)
+        self.feed = "masked" if self._recipe.own_batch is None else "gathered"
+        self.warm_start = start is not None
+        if start is not None:
+            arguments.check_start(recipe, start)
 
-        order_key = jax.random.key(0) if order_key is None else checks.typed_key(order_key, "order_key")
-        batch_size = len(x) if batch_size is None else min(checks.count(batch_size, "batch_size"), len(x))
-        order = example_order(order_key, len(x), checks.count(num_steps, "num_steps"), batch_size)
+        shared_key = jax.random.key(0) if shared_key is None else checks.typed_key(shared_key, "shared_key")
+        examples = share(self._recipe, Examples(x, y, groups, start=start), shared_key, share_init=share_init)
         self._mesh = tiles.local_mesh() if mesh is None else mesh
-        self._feed = tiles.put_everywhere(Feed(x, y, order, groups[order]), self._mesh)
-        platform = self._mesh.devices.flat[0].platform
-        default = tiles.default_tile(self._recipe, self._feed, platform)
-        self.tile = default if tile is None else checks.count(tile, "tile")
-        self.chunk_size = _TILES_PER_CHUNK * self._round_size
-        self._train_tiles = tiles.compile_tiles(self._recipe, query, self._mesh)
-        self._apply = jax.jit(self._recipe.model.apply)
+        self._impl = str(jax.random.key_impl(shared_key))
+        self._shared = tiles.put_everywhere((jax.random.key_data(shared_key), examples), self._mesh)
+        default = sizes.default_sizes(self._recipe, examples, self._mesh.devices.flat[0].platform)
+        self.tile = default[0] if tile is None else checks.count(tile, "tile")
+        self.piece = default[1] if piece is None else min(checks.count(piece, "piece"), self._recipe.step_size)
+        self._recipe = dataclasses.replace(self._recipe, piece=self.piece)
+        self._compiled: tiles.CompiledTile | None = None
+        self._apply = jax.jit(pure.apply)
 
     def __call__(self, keys: jax.Array, masks: Any) -> np.ndarray:
         """Train one submodel per row and measure it.
 
+        When memory runs out, the tile is halved and the rows of this call are trained anew.
+
         Args:
-          keys: typed keys `[m]`; each initialises the parameters of its submodel.
+          keys: typed keys `[m]`; each decides what its submodel does not share with the others.
           masks: bool `[m, N]`, the sources each submodel may see.
 
         Returns:
@@ -105,9 +156,10 @@ class TrainingGame:
 
         Raises:
           ValueError: if `keys` or `masks` have the wrong type or shape.
+          jax.errors.JaxRuntimeError: if memory runs out with a single submodel.
         """
-        masks = _checked_rows(keys, masks, self.num_sources)
-        rounds = [utilities for _, utilities in self._rounds(keys, masks)]
+        masks = arguments.checked_rows(keys, masks, self.num_sources)
+        rounds = self._with_memory(lambda: [fetch(utilities) for utilities in self._dispatched(keys, masks)])
         return np.concatenate([np.zeros((0, self.num_queries), np.float32), *rounds])[: len(masks)]
 
     def train(self, key: jax.Array, mask: Any) -> Params:
@@ -120,16 +172,45 @@ class TrainingGame:
         Raises:
           ValueError: if `key` or `mask` has the wrong type or shape.
         """
-        masks = _checked_rows(checks.typed_key(key)[None], np.asarray(mask)[None], self.num_sources)
-        params, _ = next(self._rounds(key[None], masks))
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf.addressable_data(0)[0]), params)
+        masks = arguments.checked_rows(checks.typed_key(key)[None], np.asarray(mask)[None], self.num_sources)
+        params, _ = self._with_memory(lambda: next(self._rounds(key[None], masks)))
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0)[0])), params)
 
     def predict(self, params: Params, x: Any) -> jax.Array:
         """Return the outputs `[B, C]` of a submodel, as from `train`, on inputs `x [B, ...]`."""
-        return self._apply(params, jnp.asarray(x, jnp.float32))
+        return self._apply(params, jnp.asarray(x))
+
+    def preview(self, num_submodels: int) -> Preview:
+        """Say what training would cost, from one round that is compiled, run once, and timed the second time.
+
+        Args:
+          num_submodels: `M`.
+
+        Raises:
+          ValueError: if `num_submodels` is not a positive integer.
+        """
+        num_rows = self.chunk_size
+        masks = np.random.default_rng(0).random((num_rows, self.num_sources)) < self._inclusion
+        keys = jax.random.split(jax.random.key(0, impl=self._impl), num_rows)
+        seconds = []
+        for _ in range(2):
+            begin = time.perf_counter()
+            self(keys, masks)
+            seconds.append(time.perf_counter() - begin)
+        return Preview(
+            num_submodels=checks.count(num_submodels, "num_submodels"),
+            seconds=seconds[1] * -(-num_submodels // self.chunk_size),
+            seconds_to_compile=max(seconds[0] - seconds[1], 0.0),
+            num_bytes=self._tile_program().num_bytes,
+            num_devices=self._mesh.size,
+            tile=self.tile,
+            piece=self.piece,
+            feed=self.feed,
+        )
 
     @property
-    def _round_size(self) -> int:
+    def chunk_size(self) -> int:
+        """Rows of a round: a tile on every device."""
         return self.tile * self._mesh.size
 
     def _rounds(self, keys: jax.Array, masks: np.ndarray) -> Iterator[tuple[Params, jax.Array]]:
@@ -137,68 +218,47 @@ class TrainingGame:
 
         Rounds are handed to the devices without waiting for the one before.
         """
-        data, impl = np.asarray(jax.random.key_data(keys)), jax.random.key_impl(keys)
-        for start in range(0, len(masks), self._round_size):
-            rows = np.minimum(np.arange(start, start + self._round_size), len(masks) - 1)
-            round_keys = jax.random.wrap_key_data(jnp.asarray(data[rows]), impl=impl)
-            placed_keys, placed_masks = tiles.put_rows((round_keys, masks[rows]), self._mesh)
-            yield self._train_tiles(placed_keys, placed_masks, self._feed)
+        program, data = self._tile_program(), np.asarray(jax.random.key_data(keys))
+        for start in range(0, len(masks), self.chunk_size):
+            rows = np.minimum(np.arange(start, start + self.chunk_size), len(masks) - 1)
+            placed = (tiles.put_rows(part[rows], self._mesh) for part in (data, masks))
+            yield program.run(*placed, *self._shared)
+
+    def _dispatched(self, keys: jax.Array, masks: np.ndarray) -> list[jax.Array]:
+        """Hand all rounds to the devices; parameters are let go at once."""
+        return [utilities for _, utilities in self._rounds(keys, masks)]
+
+    def _tile_program(self) -> tiles.CompiledTile:
+        """Compile a round, at the first call; the tile is halved until the compiler's count fits the memory."""
+        while self._compiled is None:
+            keys = jax.random.key_data(jax.random.split(jax.random.key(0, impl=self._impl), self.chunk_size))
+            masks = np.zeros((self.chunk_size, self.num_sources), bool)
+            rows = [tiles.put_rows(part, self._mesh) for part in (keys, masks)]
+            compiled = tiles.compile_tile(self._recipe, self.query, self._mesh, self._impl, (*rows, *self._shared))
+            limit = _MEMORY_SHARE * tiles.memory_limit(self._mesh.local_devices[0])
+            if compiled.num_bytes > limit and self.tile > 1:
+                self._halve_tile(f"a tile of {self.tile} takes {compiled.num_bytes:,} of {limit:,.0f} bytes")
+            else:
+                self._compiled = compiled
+        return self._compiled
+
+    def _with_memory(self, work: Callable[[], T]) -> T:
+        """Do `work`, with smaller tiles when memory runs out."""
+        while True:
+            try:
+                return work()
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.tile == 1:
+                    raise
+                self._halve_tile(f"memory ran out with a tile of {self.tile}")
+
+    def _halve_tile(self, why: str) -> None:
+        self.tile, self._compiled = self.tile // 2, None
+        log.warning("%s; going on with a tile of %d, which changes results by rounding", why, self.tile)
 
 
-def _checked_examples(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return `x` as float32 and `y` as it is, in memory of the host."""
-    x, y = np.asarray(x), np.asarray(y)
-    is_float = x.ndim >= 1 and np.issubdtype(x.dtype, np.floating)
-    checks.require(is_float, "x to be a float array [n, ...]", checks.describe(x))
-    checks.require(len(x) > 0, "a training set with at least one example", checks.describe(x))
-    checks.require(y.shape[:1] == x.shape[:1], f"y with {len(x)} rows, one per row of x", checks.describe(y))
-    is_finite = np.isfinite(x)
-    checks.require(is_finite.all(), "finite x", f"{x.size - is_finite.sum()} non-finite entries")
-    return x.astype(np.float32), y
-
-
-def _checked_groups(groups: Any, num_examples: int) -> np.ndarray:
-    """Return the source of each example, int32 `[n]`."""
-    groups = np.asarray(np.arange(num_examples) if groups is None else groups)
-    is_integer = groups.shape == (num_examples,) and np.issubdtype(groups.dtype, np.integer)
-    checks.require(is_integer, f"groups to be an integer array [{num_examples}]", checks.describe(groups))
-    used = np.unique(groups)
-    is_dense = np.array_equal(used, np.arange(len(used)))
-    checks.require(is_dense, "groups numbered 0 to N-1, each in use", f"{len(used)} numbers, {used[0]} to {used[-1]}")
-    return groups.astype(np.int32)
-
-
-def _check_loss(recipe: Recipe, x: np.ndarray, y: np.ndarray) -> None:
-    """Check that the loss fits outputs and targets, abstractly; labels of the default loss by value."""
-    model = recipe.model
-    outputs = jax.eval_shape(lambda key: model.apply(model.init(key), jnp.asarray(x[:1])), jax.random.key(0))
-    if recipe.loss is cross_entropy:
-        num_classes = outputs.shape[1]
-        is_label = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
-        checks.require(is_label, f"y to be integer labels [{len(x)}]", checks.describe(y))
-        in_range = y.min() >= 0 and y.max() < num_classes
-        checks.require(in_range, f"labels from 0 to {num_classes - 1}", f"labels from {y.min()} to {y.max()}")
-    losses = jax.eval_shape(recipe.loss, outputs, jax.ShapeDtypeStruct((1, *y.shape[1:]), jnp.asarray(y[:1]).dtype))
-    is_vector = getattr(losses, "shape", None) == (1,)
-    checks.require(is_vector, "a loss that returns one number per example [B]", checks.describe(losses))
-
-
-def _checked_num_queries(recipe: Recipe, query: Callable) -> int:
-    """Return `Q`, found abstractly."""
-    checks.require(callable(query), "query to be callable as query(apply, params)", checks.describe(query))
-    model = recipe.model
-    values = jax.eval_shape(lambda key: query(model.apply, model.init(key)), jax.random.key(0))
-    is_vector = hasattr(values, "ndim") and values.ndim == 1 and values.size > 0
-    checks.require(is_vector, "a query that returns a vector [Q] with Q >= 1", checks.describe(values))
-    return values.size
-
-
-def _checked_rows(keys: Any, masks: Any, num_sources: int) -> np.ndarray:
-    """Return `masks` on the host after checking that it and `keys` make `m` rows."""
-    masks = np.asarray(masks)
-    is_mask = masks.dtype == np.bool_ and masks.ndim == 2 and masks.shape[1] == num_sources
-    checks.require(is_mask, f"masks to be a bool array [m, {num_sources}]", checks.describe(masks))
-    is_keys = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    is_keys = is_keys and keys.shape == masks.shape[:1]
-    checks.require(is_keys, f"typed keys [{len(masks)}], one per row of masks", checks.describe(keys))
-    return masks
+def fetch(utilities: jax.Array) -> np.ndarray:
+    """Return an array, which may lie on the devices of several processes, on this host."""
+    if utilities.is_fully_addressable:
+        return np.asarray(utilities)
+    return np.asarray(multihost_utils.process_allgather(utilities, tiled=True))

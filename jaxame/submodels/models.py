@@ -1,39 +1,16 @@
-"""One form for every model: a pure `init` and a pure `apply` that can be mapped over submodels."""
+"""Ready models in Flax NNX, each as the factory that `TrainingGame` takes."""
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import flax.linen
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.errors import InvalidRngError
 
 from jaxame import checks
 
-Params = Any
-"""A pytree of floating-point arrays."""
-
-_NO_STATE = (
-    "a model whose only state is its parameters (batch statistics would let excluded examples leak into a submodel, "
-    "and dropout draws randomness that no key addresses)"
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A model as two pure functions.
-
-    Attributes:
-      init: one typed key to parameters, a pytree of floating-point arrays.
-      apply: `(params, x [B, ...])` to outputs `[B, C]`.
-    """
-
-    init: Callable[[jax.Array], Params]
-    apply: Callable[[Params, jax.Array], jax.Array]
+_RESNET_GROUPS = 16
 
 
 class MLP(nnx.Module):
@@ -50,6 +27,104 @@ class MLP(nnx.Module):
         return self.layers[-1](x)
 
 
+class CNN(nnx.Module):
+    """3x3 convolutions, each followed by a ReLU and a 2x2 max pool, and a dense layer."""
+
+    def __init__(self, shape: Sequence[int], channels: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
+        widths = [shape[2] if len(shape) == 3 else 1, *channels]
+        side = 2 ** len(channels)
+        self.layers = nnx.List([nnx.Conv(*pair, (3, 3), rngs=rngs) for pair in itertools.pairwise(widths)])
+        self.head = nnx.Linear((shape[0] // side) * (shape[1] // side) * widths[-1], num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map images `[B, H, W]` or `[B, H, W, C]` to outputs `[B, num_classes]`."""
+        x = x if x.ndim == 4 else x[..., None]
+        for layer in self.layers:
+            x = nnx.relu(max_pool(layer(x)))  # the same as pooling after the ReLU, on a quarter of the numbers
+        return self.head(x.reshape(x.shape[0], -1))
+
+
+class ConvBlock(nnx.Module):
+    """A 3x3 convolution, group normalisation, a ReLU, and a 2x2 max pool where asked for."""
+
+    def __init__(self, num_in: int, num_out: int, *, pool: bool = False, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(num_in, num_out, (3, 3), use_bias=False, rngs=rngs)
+        self.norm = nnx.GroupNorm(num_out, num_groups=_RESNET_GROUPS, rngs=rngs)
+        self.pool = pool
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[B, H, W, num_in]` to `[B, H', W', num_out]`."""
+        x = nnx.relu(self.norm(self.conv(x)))
+        return max_pool(x) if self.pool else x
+
+
+class ResNet9(nnx.Module):
+    """The nine-layer residual network of the DAWNBench entries, with group normalisation.
+
+    Batch normalisation would make every example of a batch, excluded ones too, take part in the outputs on all others,
+    and its running averages are state beside the parameters. Group normalisation uses one example at a time.
+
+    References:
+      Page, "How to train your ResNet", 2018; Wu and He, "Group normalization", ECCV 2018.
+    """
+
+    def __init__(self, num_channels: int, width: int, num_classes: int, *, rngs: nnx.Rngs):
+        block = functools.partial(ConvBlock, rngs=rngs)
+        wide = [width, 2 * width, 4 * width, 8 * width]
+        self.stem = block(num_channels, wide[0])
+        self.downs = nnx.List([block(*pair, pool=True) for pair in itertools.pairwise(wide)])
+        self.residuals = nnx.List([nnx.List([block(size, size) for _ in range(2)]) for size in (wide[1], wide[3])])
+        self.head = nnx.Linear(wide[3], num_classes, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map images `[B, H, W, C]` to outputs `[B, num_classes]`."""
+        x = self.stem(x)
+        for down, residual in zip(self.downs, (self.residuals[0], (), self.residuals[1]), strict=True):
+            x = down(x)
+            branch = x
+            for layer in residual:
+                branch = layer(branch)
+            x = x + branch if len(residual) else x
+        return 0.125 * self.head(jnp.max(x, axis=(1, 2)))
+
+
+class BagOfEmbeddings(nnx.Module):
+    """The mean of the embeddings of a text's tokens, and a dense layer; token 0 is padding and does not count.
+
+    References:
+      Joulin et al., "Bag of tricks for efficient text classification", EACL 2017.
+    """
+
+    def __init__(self, num_tokens: int, width: int, num_classes: int, *, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(num_tokens, width, rngs=rngs)
+        self.head = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map tokens int `[B, L]` to outputs `[B, num_classes]`; a text without tokens has the embedding 0."""
+        counts = (x > 0).astype(self.embed.embedding.dtype)
+        total = jnp.einsum("bl,bld->bd", counts, self.embed(x))
+        return self.head(total / jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 1))
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Take the largest of every 2x2 pixels of `[B, H, W, C]`; an odd last row or column is dropped.
+
+    A maximum over axes: XLA fuses its gradient, where that of a reduction over windows is a slow scatter on CPUs.
+    """
+    height, width = x.shape[1] // 2, x.shape[2] // 2
+    whole = x[:, : 2 * height, : 2 * width]
+    return jnp.max(whole.reshape(x.shape[0], height, 2, width, 2, x.shape[3]), axis=(2, 4))
+
+
+def logistic(num_features: int, num_classes: int) -> Callable[..., MLP]:
+    """Return an NNX factory of multinomial logistic regressions on flattened inputs.
+
+    Raises:
+      ValueError: if a size is not a positive integer.
+    """
+    return mlp((num_features, num_classes))
+
+
 def mlp(sizes: Sequence[int]) -> Callable[..., MLP]:
     """Return an NNX factory of `MLP`s.
 
@@ -64,85 +139,46 @@ def mlp(sizes: Sequence[int]) -> Callable[..., MLP]:
     return functools.partial(MLP, widths)
 
 
-def as_model(model: Any, sample_x: Any) -> Model:
-    """Turn any supported model into a `Model`.
+def cnn(shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 32)) -> Callable[..., CNN]:
+    """Return an NNX factory of `CNN`s.
 
     Args:
-      model: one of a Flax NNX factory `make(rngs=nnx.Rngs) -> nnx.Module` (a module class or a partial of one will
-        do), a Flax Linen module, a pair `(init, apply)`, or a `Model`.
-      sample_x: `[n, ...]` inputs, or anything with their shape and dtype; nothing is computed on them.
-
-    Returns:
-      The model as pure functions, safe under `jax.vmap`.
+      shape: of one image, `(H, W)` or `(H, W, C)`, for example `(28, 28)` or `(32, 32, 3)`.
+      num_classes: outputs.
+      channels: of each convolution; every one halves the sides of the image.
 
     Raises:
-      ValueError: if the model is of no supported kind, has state other than its parameters, has parameters that are
-        not floating-point, or does not map `[B, ...]` to `[B, C]`.
+      ValueError: if a size is not a positive integer, or the image is too small for so many convolutions.
     """
-    sample = jax.ShapeDtypeStruct((2, *sample_x.shape[1:]), sample_x.dtype)
-    pure = _adapter(model)(model, sample)
-    _check_shapes(pure, sample)
-    return pure
+    sizes = [checks.count(size, "each of shape") for size in shape]
+    checks.require(len(sizes) in (2, 3), "shape (H, W) or (H, W, C)", tuple(shape))
+    widths = [checks.count(size, "each of channels") for size in channels]
+    smallest = 2 ** len(widths)
+    checks.require(min(sizes[:2]) >= smallest, f"sides of at least {smallest} for {len(widths)} pools", sizes[:2])
+    return functools.partial(CNN, sizes, widths, checks.count(num_classes, "num_classes"))
 
 
-def _adapter(model: Any) -> Callable[[Any, jax.ShapeDtypeStruct], Model]:
-    """Pick the adapter for a kind of model."""
-    if isinstance(model, Model):
-        return lambda given, _: given
-    if isinstance(model, flax.linen.Module):
-        return _from_linen
-    if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
-        return lambda pair, _: Model(*pair)
-    is_factory = callable(model) and not isinstance(model, nnx.Module)
-    checks.require(is_factory, "model to be an NNX factory, a Linen module or a pair (init, apply)", repr(model))
-    return _from_nnx
+def resnet9(num_classes: int = 10, *, num_channels: int = 3, width: int = 64) -> Callable[..., ResNet9]:
+    """Return an NNX factory of `ResNet9`s for images `[B, H, W, num_channels]` with sides of at least 8.
+
+    Args:
+      num_classes: outputs.
+      num_channels: of the images.
+      width: channels of the first layer, a multiple of 16; the last has eight times as many.
+
+    Raises:
+      ValueError: if a size is not a positive integer or `width` is not a multiple of 16.
+    """
+    checks.require(checks.count(width, "width") % _RESNET_GROUPS == 0, f"width a multiple of {_RESNET_GROUPS}", width)
+    num_channels, num_classes = checks.count(num_channels, "num_channels"), checks.count(num_classes, "num_classes")
+    return functools.partial(ResNet9, num_channels, width, num_classes)
 
 
-def _from_nnx(make: Callable[..., Any], sample: jax.ShapeDtypeStruct) -> Model:
-    """Adapt an NNX factory; its graph definition is found once, abstractly."""
-    del sample
-    module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
-    checks.require(isinstance(module, nnx.Module), "the factory to return an nnx.Module", checks.describe(module))
-    graphdef, state = nnx.split(module)
-    variables = [variable for _, variable in nnx.to_flat_state(state)]
-    others = sorted({type(variable).__name__ for variable in variables if not isinstance(variable, nnx.Param)})
-    checks.require(not others, _NO_STATE, f"{type(module).__name__} with {', '.join(others)}")
+def bag_of_embeddings(num_tokens: int, num_classes: int, *, width: int = 64) -> Callable[..., BagOfEmbeddings]:
+    """Return an NNX factory of text classifiers on tokens int `[B, L]`, 0 to `num_tokens - 1`, 0 for padding.
 
-    def init(key: jax.Array) -> Params:
-        return nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param)
-
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, params)(x)
-
-    return Model(init, apply)
-
-
-def _from_linen(module: flax.linen.Module, sample: jax.ShapeDtypeStruct) -> Model:
-    """Adapt a Linen module."""
-    variables: Any = jax.eval_shape(module.init, jax.random.key(0), sample)
-    others = sorted(set(variables) - {"params"})
-    checks.require(not others, _NO_STATE, f"{type(module).__name__} with {', '.join(others)}")
-
-    def init(key: jax.Array) -> Params:
-        variables: Any = module.init(key, jnp.zeros(sample.shape, sample.dtype))
-        return variables.get("params", {})
-
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        outputs: Any = module.apply({"params": params}, x)
-        return outputs
-
-    return Model(init, apply)
-
-
-def _check_shapes(model: Model, sample: jax.ShapeDtypeStruct) -> None:
-    """Check, abstractly, what `model` makes of a batch of two."""
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
-    is_float = all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
-    checks.require(is_float, "floating-point parameters", sorted(map(str, dtypes)))
-    try:
-        outputs = jax.eval_shape(model.apply, params, sample)
-    except InvalidRngError as error:
-        raise ValueError(f"needs {_NO_STATE}; got a module that asks for a random key when applied") from error
-    is_batch = hasattr(outputs, "ndim") and outputs.ndim == 2 and outputs.shape[0] == sample.shape[0]
-    checks.require(is_batch, f"a model that maps x {list(sample.shape)} to outputs [2, C]", checks.describe(outputs))
+    Raises:
+      ValueError: if a size is not a positive integer.
+    """
+    num_tokens, width = checks.count(num_tokens, "num_tokens", 2), checks.count(width, "width")
+    return functools.partial(BagOfEmbeddings, num_tokens, width, checks.count(num_classes, "num_classes"))

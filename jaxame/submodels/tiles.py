@@ -1,6 +1,7 @@
 """The compiled unit: a fixed tile of submodels per device."""
 
-import math
+import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxame.submodels.training import Feed, Recipe, fit
-
-_TILE_BYTES = {"cpu": 2**22}
-_TILE_BYTES_ACCELERATOR = 2**30
-_TILE_RANGE = {"cpu": (4, 64)}
-_TILE_RANGE_ACCELERATOR = (4, 1024)
+from jaxame.submodels.adapter import Params
+from jaxame.submodels.feeds import Examples
+from jaxame.submodels.training import Recipe, fit
 
 
 def local_mesh() -> Mesh:
@@ -23,52 +21,60 @@ def local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("submodels",))
 
 
-def default_tile(recipe: Recipe, feed: Feed, platform: str) -> int:
-    """Choose how many submodels a device trains at once.
+@dataclasses.dataclass(frozen=True)
+class CompiledTile:
+    """A compiled round: a tile on every device.
 
-    A power of two such that what a training step of one tile touches is about 4 MiB on a CPU, a core's share of the
-    cache (measured best or within 3 % of it for small MLPs), or about 1 GiB on an accelerator (not measured).
+    Attributes:
+      run: `(key data [D * T, ...], masks [D * T, N], shared key data, examples) -> (params, utilities [D * T, Q])`.
+      num_bytes: device memory that one device needs for it, as the compiler counts it.
     """
-    budget = _TILE_BYTES.get(platform, _TILE_BYTES_ACCELERATOR)
-    low, high = _TILE_RANGE.get(platform, _TILE_RANGE_ACCELERATOR)
-    return min(max(2 ** round(math.log2(budget / _submodel_bytes(recipe, feed))), low), high)
+
+    run: Callable[..., tuple[Params, jax.Array]]
+    num_bytes: int
 
 
-def _submodel_bytes(recipe: Recipe, feed: Feed) -> int:
-    """Estimate the bytes one submodel's training step touches: parameters, gradient, optimiser, saved activations."""
-
-    def touched(key: jax.Array, x: jax.Array) -> tuple:
-        params = recipe.model.init(key)
-        outputs, pullback = jax.vjp(lambda p: recipe.model.apply(p, x), params)
-        return params, pullback(jnp.zeros_like(outputs)), recipe.optimizer.init(params), outputs, pullback
-
-    batch = jax.ShapeDtypeStruct((feed.order.shape[1], *feed.x.shape[1:]), feed.x.dtype)
-    leaves = jax.tree.leaves(jax.eval_shape(touched, jax.random.key(0), batch))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-
-def compile_tiles(recipe: Recipe, query: Callable, mesh: Mesh) -> Callable[[jax.Array, jax.Array, Feed], Any]:
-    """Return the compiled `(keys [D * T], masks [D * T, N], feed) -> (params, utilities [D * T, Q])`.
+def compile_tile(recipe: Recipe, query: Callable, mesh: Mesh, impl: str, arguments: tuple[Any, ...]) -> CompiledTile:
+    """Compile a round for arguments of these shapes.
 
     Every one of the `D` devices of `mesh` runs the same program on a tile of `T` rows, so a row's result does not
     depend on `D`.
     """
 
-    def one(key: jax.Array, mask: jax.Array, feed: Feed) -> tuple:
-        params = fit(recipe, feed, key, mask)
+    def one(key: jax.Array, mask: jax.Array, shared_key: jax.Array, examples: Examples) -> tuple:
+        own, shared = (jax.random.wrap_key_data(data, impl=impl) for data in (key, shared_key))
+        params = fit(recipe, examples, own, shared, mask)
         return params, query(recipe.model.apply, params).astype(jnp.float32)
 
     rows, everywhere = P(mesh.axis_names), P()
-    tile = jax.vmap(one, (0, 0, None))
+    tile = jax.vmap(one, (0, 0, None, None))
+    in_specs = (rows, rows, everywhere, everywhere)
     # check_vma: the scan's carry starts equal on all devices (a zero bias) and ends different, which it would refuse.
-    return jax.jit(jax.shard_map(tile, mesh=mesh, in_specs=(rows, rows, everywhere), out_specs=rows, check_vma=False))
+    sharded = jax.shard_map(tile, mesh=mesh, in_specs=in_specs, out_specs=rows, check_vma=False)
+    compiled = jax.jit(sharded).lower(*arguments).compile()
+    memory: Any = compiled.memory_analysis()
+    parts = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
+    return CompiledTile(compiled, sum(parts))
 
 
-def put_rows(value: Any, mesh: Mesh) -> Any:
-    """Place a pytree of `[D * T, ...]` rows, one tile on each device."""
-    return jax.device_put(value, NamedSharding(mesh, P(mesh.axis_names)))
+def memory_limit(device: jax.Device) -> int:
+    """Return the bytes that one device of this process may use: an accelerator's own, or a share of the host's."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+
+
+def put_rows(value: Any, mesh: Mesh) -> jax.Array:
+    """Place `[D * T, ...]` rows, one tile on each device; every process gives all rows."""
+    return _put(value, NamedSharding(mesh, P(mesh.axis_names)))
 
 
 def put_everywhere(value: Any, mesh: Mesh) -> Any:
     """Place a pytree on every device."""
-    return jax.device_put(value, NamedSharding(mesh, P()))
+    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, P())), value)
+
+
+def _put(value: Any, sharding: NamedSharding) -> jax.Array:
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

@@ -1,110 +1,154 @@
-"""Training one submodel by masked steps: unbatched code, mapped over submodels in `tiles`."""
+"""Training one submodel: unbatched code, mapped over submodels in `tiles`."""
 
 import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxame.submodels.models import Model, Params
+from jaxame.submodels.adapter import Model, Params
+from jaxame.submodels.feeds import (
+    AUGMENT_STREAM,
+    INIT_STREAM,
+    Examples,
+    example_order,
+    gathered_batches,
+    masked_batches,
+)
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """Outputs `[B, C]` and targets `[B, ...]` to the loss of each example `[B]`."""
 
-Array = jax.Array | np.ndarray
-
-# Far from the numbers of rows, so that a design drawn with the same key shares no random bits with the order.
-_ORDER_STREAM = 2**32 - 4
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+"""A typed key and inputs `[B, ...]` to inputs `[B, ...]`; example `b` of the result depends on example `b` only."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What is trained and how; the same for every submodel."""
+    """What is trained and how; the same for every submodel.
+
+    Attributes:
+      model: the model.
+      optimizer: the optimiser.
+      loss: of each example.
+      num_steps: `S`.
+      batch_size: `B`, examples of a step before any is excluded.
+      own_batch: `b`, examples of a step of the gathered feed; `None` for the masked feed.
+      share_order: whether all submodels see the examples in the same order and alike augmented.
+      augment: applied to every batch.
+      piece: examples whose gradient is taken at once.
+    """
 
     model: Model
     optimizer: optax.GradientTransformation
     loss: Loss
+    num_steps: int
+    batch_size: int
+    own_batch: int | None = None
+    share_order: bool = True
+    augment: Augment | None = None
+    piece: int | None = None
+
+    @property
+    def step_size(self) -> int:
+        """Examples that a step computes on."""
+        return self.own_batch or self.batch_size
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Feed:
-    """The masked feed: the minibatches that all submodels share.
-
-    Attributes:
-      x: `[n, ...]` inputs.
-      y: `[n, ...]` targets.
-      order: int32 `[S, B]`, the examples of each step.
-      sources: int32 `[S, B]`, the source of each of these examples.
-    """
-
-    x: Array
-    y: Array
-    order: Array
-    sources: Array
+def share(recipe: Recipe, examples: Examples, shared_key: jax.Array, *, share_init: bool) -> Examples:
+    """Return `examples` with what the submodels share: their order, and where they start if they do not yet."""
+    start, order = examples.start, None
+    if start is None and share_init:
+        start = jax.jit(recipe.model.init)(jax.random.fold_in(shared_key, INIT_STREAM))
+    if recipe.share_order:
+        order = example_order(shared_key, len(examples.x), recipe.num_steps * recipe.batch_size)
+    return dataclasses.replace(examples, order=order, start=start)
 
 
-def example_order(key: jax.Array, num_examples: int, num_steps: int, batch_size: int) -> np.ndarray:
-    """Return the examples of each step, int32 `[S, B]`: fresh permutations of all examples, laid end to end.
-
-    Epoch `e` is permuted by a key that depends on `key` and `e` only. Batches run on across epochs, so every example is
-    used equally often, give or take one.
-    """
-    num_epochs = -(-num_steps * batch_size // num_examples)
-    epoch_key = jax.random.fold_in(key, _ORDER_STREAM)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch_key, jnp.arange(num_epochs))
-    epochs = jax.vmap(jax.random.permutation, (0, None))(keys, num_examples)
-    return np.asarray(epochs, np.int32).reshape(-1)[: num_steps * batch_size].reshape(num_steps, batch_size)
-
-
-def masked_gradient(recipe: Recipe, params: Params, x: jax.Array, y: jax.Array, included: jax.Array) -> Params:
-    """Return the gradient of the mean loss over the included examples of a batch.
-
-    With `w` the 0/1 inclusion, the gradient of `sum_b w_b loss_b / max(1, sum_b w_b)`. The slope of an excluded
-    example's loss is replaced by zero, not multiplied by it, so that it does not leak even where it overflows.
-
-    Args:
-      recipe: the model and the loss.
-      params: parameters of one submodel.
-      x: `[B, ...]` inputs of the batch.
-      y: `[B, ...]` targets of the batch.
-      included: bool `[B]`.
-    """
-    outputs, pullback = jax.vjp(lambda p: recipe.model.apply(p, x), params)
-    slopes = jax.grad(lambda out: jnp.sum(recipe.loss(out, y)))(outputs)
-    share = 1.0 / jnp.maximum(jnp.sum(included), 1).astype(slopes.dtype)
-    (gradient,) = pullback(jnp.where(included[:, None], slopes * share, 0.0))
-    return gradient
-
-
-def fit(recipe: Recipe, feed: Feed, key: jax.Array, mask: jax.Array) -> Params:
-    """Train one submodel for all steps of `feed`.
+def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Array, mask: jax.Array) -> Params:
+    """Train one submodel.
 
     A step whose batch holds no included example leaves the parameters and the optimiser's state as they were; the
-    empty subset therefore gives the untrained model.
+    empty subset therefore gives the model it started from.
 
     Args:
-      recipe: the model, the optimiser and the loss.
-      feed: the shared minibatches.
-      key: one typed key; initialises the parameters.
+      recipe: what is trained and how.
+      examples: the training set.
+      key: one typed key; decides the initial parameters, and the order and augmentation where they are not shared.
+      shared_key: one typed key, the same for all submodels.
       mask: bool `[N]`, the sources this submodel may see.
 
     Returns:
       The trained parameters.
     """
+    order_key = shared_key if recipe.share_order else key
+    augment_key = jax.random.fold_in(order_key, AUGMENT_STREAM)
+    batches, included = _batches(recipe, examples, order_key, mask)
 
-    def step(state: tuple, rows: tuple) -> tuple[tuple, None]:
+    def step(state: tuple, batch: tuple) -> tuple[tuple, None]:
         params, optimizer_state = state
-        examples, sources = rows
-        included = mask[sources]
-        gradient = masked_gradient(recipe, params, feed.x[examples], feed.y[examples], included)
+        number, rows, included = batch
+        x = examples.x[rows]
+        if recipe.augment is not None:
+            x = recipe.augment(jax.random.fold_in(augment_key, number), x)
+        gradient = batch_gradient(recipe, params, x, examples.y[rows], included)
         updates, optimizer_state = recipe.optimizer.update(gradient, optimizer_state, params)
         moved = (optax.apply_updates(params, updates), optimizer_state)
         is_step = jnp.any(included)
         return jax.tree.map(lambda new, old: jnp.where(is_step, new, old), moved, state), None
 
-    params = recipe.model.init(key)
-    (params, _), _ = jax.lax.scan(step, (params, recipe.optimizer.init(params)), (feed.order, feed.sources))
+    params = recipe.model.init(key) if examples.start is None else examples.start
+    state = params, recipe.optimizer.init(params)
+    (params, _), _ = jax.lax.scan(step, state, (jnp.arange(recipe.num_steps), batches, included))
     return params
+
+
+def _batches(recipe: Recipe, examples: Examples, order_key: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the examples of each step, int32 `[S, B]` or `[S, b]`, and which of them count."""
+    order, cut = examples.order, (masked_batches if recipe.own_batch is None else gathered_batches)
+    if order is None:
+        order = example_order(order_key, len(examples.x), recipe.num_steps * recipe.batch_size)
+    return cut(jnp.asarray(order), mask[jnp.asarray(examples.groups)], recipe.num_steps, recipe.step_size)
+
+
+def batch_gradient(recipe: Recipe, params: Params, x: jax.Array, y: jax.Array, included: jax.Array) -> Params:
+    """Return the gradient of the mean loss over the included examples of a batch, summed over its pieces.
+
+    With `w` the 0/1 inclusion, the gradient of `sum_b w_b loss_b / max(1, sum_b w_b)`.
+
+    Args:
+      recipe: the model, the loss and the size of a piece.
+      params: parameters of one submodel.
+      x: `[B, ...]` inputs of the batch.
+      y: `[B, ...]` targets of the batch.
+      included: bool `[B]`.
+    """
+    share = 1.0 / jnp.maximum(jnp.sum(included), 1)
+    piece = recipe.piece or len(x)
+    num_pieces = -(-len(x) // piece)
+    if num_pieces == 1:
+        return _piece_gradient(recipe, params, share, (x, y, included))
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        missing = num_pieces * piece - len(leaf)
+        padded = jnp.pad(leaf, ((0, missing), *((0, 0),) * (leaf.ndim - 1)))
+        return padded.reshape(num_pieces, piece, *leaf.shape[1:])
+
+    def add(total: Params, part: tuple) -> tuple[Params, None]:
+        return jax.tree.map(jnp.add, total, _piece_gradient(recipe, params, share, part)), None
+
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), jax.tree.map(cut, (x, y, included)))[0]
+
+
+def _piece_gradient(recipe: Recipe, params: Params, share: jax.Array, part: tuple) -> Params:
+    """Return the gradient of `share` times the summed loss of the included examples.
+
+    The slope of an excluded example's loss is replaced by zero, not multiplied by it, so that it does not leak even
+    where it overflows.
+    """
+    x, y, included = part
+    outputs, pullback = jax.vjp(lambda p: recipe.model.apply(p, x), params)
+    slopes = jax.grad(lambda out: jnp.sum(recipe.loss(out, y)))(outputs)
+    (gradient,) = pullback(jnp.where(included[:, None], slopes * share.astype(slopes.dtype), 0.0))
+    return gradient

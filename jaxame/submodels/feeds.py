@@ -1,0 +1,95 @@
+"""Which examples a submodel sees at which step: the masked feed and the gathered feed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxame.submodels.adapter import Params
+
+Array = jax.Array | np.ndarray
+
+# Far from the numbers of rows, so that a design drawn with the same key shares no random bits with the order.
+ORDER_STREAM, AUGMENT_STREAM, INIT_STREAM = 2**32 - 4, 2**32 - 5, 2**32 - 6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The training set as the devices hold it, and what the submodels share.
+
+    Attributes:
+      x: `[n, ...]` inputs.
+      y: `[n, ...]` targets.
+      groups: int32 `[n]`, the source of each example.
+      order: int32 `[E n]`, see `example_order`, if the submodels share it.
+      start: the parameters that every submodel starts from, if they share them.
+    """
+
+    x: Array
+    y: Array
+    groups: Array
+    order: Array | None = None
+    start: Params | None = None
+
+
+def example_order(key: jax.Array, num_examples: int, num_uses: int) -> jax.Array:
+    """Return the order in which examples are used: fresh permutations of all of them, laid end to end.
+
+    Epoch `e` is permuted by a key that depends on `key` and `e` only.
+
+    Args:
+      key: one typed key.
+      num_examples: `n`.
+      num_uses: how many uses are needed at least; whole epochs are returned.
+
+    Returns:
+      int32 `[E n]`.
+    """
+    num_epochs = -(-num_uses // num_examples)
+    epoch_key = jax.random.fold_in(key, ORDER_STREAM)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch_key, jnp.arange(num_epochs))
+    return jax.vmap(jax.random.permutation, (0, None))(keys, num_examples).astype(jnp.int32).reshape(-1)
+
+
+def masked_batches(
+    order: jax.Array, included: jax.Array, num_steps: int, batch_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Cut `order` into batches, which run on across epochs.
+
+    Args:
+      order: int32 `[E n]`, at least `S B` long.
+      included: bool `[n]`, the examples this submodel may see.
+      num_steps: `S`.
+      batch_size: `B`.
+
+    Returns:
+      int32 `[S, B]` examples, and bool `[S, B]`, which of them are included.
+    """
+    examples = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+    return examples, included[examples]
+
+
+def gathered_batches(
+    order: jax.Array, included: jax.Array, num_steps: int, batch_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Close up `order` over the examples that one submodel may see, and cut what is left into batches.
+
+    A submodel sees what it sees in the masked feed, at another pace. Where the order runs out it starts again: every
+    included example is used equally often, give or take one, and a subset smaller than a batch with replacement.
+
+    Args:
+      order: int32 `[E n]`.
+      included: bool `[n]`, the examples this submodel may see.
+      num_steps: `S`.
+      batch_size: `b`, examples per step after closing up.
+
+    Returns:
+      int32 `[S, b]` examples, and bool `[S, b]`, all true unless no example is included.
+    """
+    is_own = included[order]
+    rank = jnp.cumsum(is_own, dtype=jnp.int32)
+    own = jnp.zeros_like(order).at[jnp.where(is_own, rank - 1, order.size)].set(order, mode="drop")
+    examples = own[jnp.arange(num_steps * batch_size) % jnp.maximum(rank[-1], 1)]
+    return examples.reshape(num_steps, batch_size), jnp.full((num_steps, batch_size), rank[-1] > 0)
