@@ -140,8 +140,15 @@ def attack(settings: Settings, key: jax.Array) -> Attack:
     )
 
 
-def make_game(settings: Settings, attacked: Attack, order_key: jax.Array) -> TrainingGame:
-    """Return the game whose utilities are the logit margins of the attacker's class on the queries."""
+def make_game(settings: Settings, attacked: Attack, shared_key: jax.Array, **changes: Any) -> TrainingGame:
+    """Return the game whose utilities are the logit margins of the attacker's class on the queries.
+
+    Args:
+      settings: what to train.
+      attacked: on what.
+      shared_key: see `TrainingGame`.
+      **changes: other arguments of `TrainingGame`.
+    """
     target = np.full(len(attacked.query_x), attacked.target)
     half = settings.num_steps // 2
     decay = optax.linear_schedule(settings.learning_rate, 0.0, settings.num_steps - half)
@@ -154,8 +161,8 @@ def make_game(settings: Settings, attacked: Attack, order_key: jax.Array) -> Tra
         query=queries.logit_margin(attacked.query_x, target),
         num_steps=settings.num_steps,
         batch_size=settings.batch_size,
-        feed="masked",
-        shared_key=order_key,
+        shared_key=shared_key,
+        **{"feed": "masked"} | changes,
     )
 
 
@@ -198,9 +205,9 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
       ValueError: for settings that do not fit together, before any training.
       AttributionError: if a query's answer cannot be relied on, after everything was written.
     """
-    data_key, order_key, design_key, full_key = jax.random.split(jax.random.key(settings.seed), 4)
+    data_key, shared_key, design_key, full_key = jax.random.split(jax.random.key(settings.seed), 4)
     attacked = attack(settings, data_key)
-    game = make_game(settings, attacked, order_key)
+    game = make_game(settings, attacked, shared_key)
     design = sample_design(
         design_key, Grid(settings.inclusion), num_submodels=settings.num_submodels, num_sources=game.num_sources
     )

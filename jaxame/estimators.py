@@ -1,7 +1,6 @@
 """The whole chain: design, utilities, regression, selection."""
 
 import logging
-import time
 from typing import Any, Protocol
 
 import jax
@@ -28,7 +27,6 @@ from jaxame.types import Progress, Status, silent, submodel_status
 # Streams of a design's key besides its rows, which are numbered from 0.
 _GAME_STREAM, _FOLD_STREAM = 2**32 - 2, 2**32 - 3
 _CHUNK = 1024
-_CHUNK_SECONDS, _CHUNK_BYTES = 0.5, 2**26
 _DEFAULT_FOLDS = 10
 _LARGEST_GAP = 1e-4
 log = logging.getLogger(__name__)
@@ -37,8 +35,8 @@ log = logging.getLogger(__name__)
 class Game(Protocol):
     """Maps subsets to utilities. Called on the host with concrete arrays, chunk by chunk.
 
-    A game may have an attribute `chunk_size`: it is called with that many rows, or a power of two times as many. It may
-    have a true `warm_start`, which the result then carries.
+    A game may have an attribute `chunk_size`, the number of rows it likes to be called with, and a true `warm_start`,
+    which the result then carries.
     """
 
     num_sources: int
@@ -155,9 +153,7 @@ def evaluate(game: Game, design: Design, *, key: jax.Array | None = None, progre
     num_rows = design.num_submodels
     chunk = checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
     parts: list[np.ndarray] = []
-    start = 0
-    while start < num_rows:
-        begin = time.perf_counter()
+    for start in range(0, num_rows, chunk):
         stop = min(start + chunk, num_rows)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(start, stop))
         part = np.asarray(game(keys, design.masks(start, stop)))
@@ -166,10 +162,6 @@ def evaluate(game: Game, design: Design, *, key: jax.Array | None = None, progre
         checks.require(agrees, f"the game to return [{stop - start}, {width}]", list(part.shape))
         parts.append(part)
         progress("train", stop, num_rows)
-        start = stop
-        # Larger chunks where they are short, to keep the devices busy; rows do not depend on how they are cut.
-        has_room = 2 * chunk * design.num_sources <= _CHUNK_BYTES
-        chunk *= 2 if has_room and time.perf_counter() - begin < _CHUNK_SECONDS else 1
     return np.concatenate(parts)
 
 

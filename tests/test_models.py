@@ -138,7 +138,7 @@ def test_compute_type_changes_the_computation_only():
     params = model.init(jax.random.key(0))
     half = in_dtype(model, jnp.bfloat16)
     program = str(jax.make_jaxpr(half.apply)(params, SET.x))
-    assert "bf16[12,10]" in program
+    assert "bf16[10,12]" in program
     assert half.apply(params, SET.x).dtype == jnp.float32
     np.testing.assert_allclose(half.apply(params, SET.x), model.apply(params, SET.x), atol=0.05)
     trained = make_game(compute_dtype=jnp.bfloat16, num_steps=2).train(jax.random.key(0), np.ones(NUM_EXAMPLES, bool))
@@ -150,7 +150,7 @@ def test_compute_type_changes_the_computation_only():
     [
         (lambda: mlp((64,)), "at least two"),
         (lambda: mlp((64, 0)), "each of sizes"),
-        (lambda: logistic(64, 0), "each of sizes"),
+        (lambda: logistic(64, 0), "num_classes to be"),
         (lambda: cnn((8,), 10), r"shape \(H, W\) or \(H, W, C\); got \(8,\)"),
         (lambda: cnn((3, 8), 10), r"sides of at least 4 for 2 pools; got \[3, 8\]"),
         (lambda: resnet9(10, width=24), "width a multiple of 16; got 24"),
@@ -192,7 +192,8 @@ def as_linen(params):
 
 def as_nnx(params):
     state = nnx.state(MLP((64, 12, 10), rngs=nnx.Rngs(0)), nnx.Param)
-    return jax.tree.unflatten(jax.tree.structure(state), [params[i] for i in (1, 0, 3, 2)])
+    w1, b1, w2, b2 = params
+    return jax.tree.unflatten(jax.tree.structure(state), [b1, w1.T, b2, w2.T])
 
 
 @pytest.mark.parametrize(("model", "convert"), [(LinenMLP(), as_linen), (mlp((64, 12, 10)), as_nnx)])

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from training_helpers import (
     NUM_EXAMPLES,
     SET,
@@ -24,7 +25,7 @@ from training_helpers import (
 
 import jaxame
 from jaxame import queries
-from jaxame.design import Grid
+from jaxame.design import Grid, sample_design
 from jaxame.submodels import as_model, cnn, compare, mlp, tiles
 from jaxame.submodels.feeds import Examples
 from jaxame.submodels.sizes import default_sizes
@@ -38,7 +39,7 @@ def game(request):
 
 def test_training_on_everything_learns_the_training_set(game):
     params = game.train(jax.random.key(3), np.ones(NUM_EXAMPLES, bool))
-    assert np.mean(np.argmax(game.predict(params, SET.x), axis=1) == SET.y) > 0.7
+    assert np.mean(np.argmax(game.predict(params, SET.x), axis=1) == SET.y) > 0.5  # by chance .1
 
 
 def test_train_gives_the_submodel_that_a_call_measures(game):
@@ -185,7 +186,7 @@ def test_a_result_carries_the_warm_start(warm):
 
 
 def test_parameters_of_another_model_are_no_start(warm):
-    with pytest.raises(ValueError, match=r"start to be parameters of the model.*\(64, 13\)"):
+    with pytest.raises(ValueError, match=r"start to be parameters of the model.*\(13, 64\)"):
         make_game(model=mlp((64, 13, 10)), start=warm[2])
 
 
@@ -199,7 +200,13 @@ def test_compare_tells_how_far_a_stand_in_is_from_its_reference(warm):
     assert (itself.ceiling < 1).all()
     np.testing.assert_array_equal(agreement.ceiling, itself.ceiling)
     assert (agreement.rank_correlation < itself.rank_correlation).all()
-    assert np.median(agreement.bias / agreement.bias_stderr) > 2  # it has seen what it is asked about
+    design = sample_design(jax.random.key(1), law, num_submodels=24, num_sources=NUM_EXAMPLES)
+    first, _ = (jax.random.split(half, 24) for half in jax.random.split(jax.random.key(1)))
+    ours, theirs = (each(first, np.asarray(design.masks())) for each in (game, scratch))
+    expected = [stats.spearmanr(ours[:, q], theirs[:, q]).statistic for q in range(5)]
+    np.testing.assert_allclose(agreement.rank_correlation, expected, rtol=1e-6)
+    np.testing.assert_allclose(agreement.bias, (ours - theirs).mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(agreement.bias_stderr, stats.sem(ours - theirs), rtol=1e-4)
     assert "24 submodels, median over 5 queries" in str(agreement)
     with pytest.raises(ValueError, match=r"same sources and queries, \(60, 5\); got \(7, 5\)"):
         compare(make_game(groups=np.arange(NUM_EXAMPLES) % 7), scratch, key=jax.random.key(1), law=law)
@@ -218,7 +225,14 @@ def test_compare_tells_how_far_a_stand_in_is_from_its_reference(warm):
     ],
 )
 def test_the_feed_is_chosen_by_cost(feed, inclusion, chosen):
-    assert make_game(feed=feed, inclusion=inclusion).feed == chosen
+    assert make_game(model=mlp((64, 64, 10)), feed=feed, inclusion=inclusion).feed == chosen
+
+
+def test_inputs_with_much_to_gather_and_little_to_compute_are_masked():
+    wide = np.zeros((NUM_EXAMPLES, 784), np.float32)
+    query = queries.accuracy(wide[:2], SET.y[:2])
+    games = [make_game(model=mlp(sizes), x=wide, query=query, feed="auto") for sizes in ((784, 10), (784, 256, 10))]
+    assert [game.feed for game in games] == ["masked", "gathered"]
 
 
 def test_a_full_batch_is_masked():
@@ -251,9 +265,9 @@ def test_a_small_step_takes_less_memory(monkeypatch):
     limit = small._tile_program().num_bytes / 0.8 + 1
     monkeypatch.setattr(tiles, "memory_limit", lambda device: limit)
     game = make_game(tile=8, num_steps=2)
-    assert game.chunk_size == 8
+    assert game.chunk_size == 8 * 16
     np.testing.assert_array_equal(game(keys, masks), small(keys, masks))
-    assert (game.tile, game.chunk_size) == (2, 2)
+    assert (game.tile, game.chunk_size) == (2, 2 * 16)
 
 
 def test_when_memory_runs_out_the_run_goes_on_with_smaller_tiles(monkeypatch, caplog):

@@ -86,7 +86,7 @@ def batches_of(feed, mask):
 
 def as_list(params):
     layers = params["layers"]
-    return [layers[i][name][...] for i in (0, 1) for name in ("kernel", "bias")]
+    return [part for i in (0, 1) for part in (layers[i]["kernel"][...].T, layers[i]["bias"][...])]
 
 
 @pytest.fixture(scope="module")

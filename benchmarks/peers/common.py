@@ -88,7 +88,7 @@ class Peer(Protocol):
         """Return the settings to try."""
 
     def run(self, task: Task, masks: np.ndarray, seeds: np.ndarray, setting: Setting, repeats: int = 1) -> Outcome:
-        """Train one submodel per row of masks bool `[m, n]`, with seeds int `[m]`, `repeats` times.
+        """Train one submodel per row of masks bool `[m, n]`, with seeds int `[m]`, not negative, `repeats` times.
 
         Raises:
           workers.WorkerError: if a worker process failed; the text is the worker's traceback.

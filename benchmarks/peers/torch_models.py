@@ -2,7 +2,7 @@
 
 Dense layers keep the features in front of the batch, `[F, B]` and `[K, F, B]`: the softmax over few classes then runs
 along the batch, where it vectorises, and no layer needs a transposed copy. A stack of convolutions is one grouped
-convolution on `[B, K C, H, W]`. Maximum and ReLU commute, so pooling comes first and the ReLU sees a quarter of the values.
+convolution on `[B, K C, H, W]`. Maximum and ReLU commute, so pooling comes first and ReLU sees a quarter of the values.
 """
 
 import itertools

@@ -62,7 +62,7 @@ def prepare(task: Task, masks: np.ndarray, seeds: np.ndarray, setting: Setting) 
     finals: list[Params] = []
 
     def train() -> None:
-        finals[:] = [_fit(share, steps[share.size], rates) for share in shares]
+        finals[:] = [_fit(share, steps[share.size], rates, setting) for share in shares]
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -71,7 +71,9 @@ def prepare(task: Task, masks: np.ndarray, seeds: np.ndarray, setting: Setting) 
         return np.array([_objective(task, params, mask) for params, mask in zip(each, masks, strict=True)])
 
     for share in {share.size: share for share in shares}.values():
-        _fit(share, steps[share.size], rates[:_WARM_UP_STEPS])
+        _fit(share, steps[share.size], rates[:_WARM_UP_STEPS], setting)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return Trainable(train, objectives)
 
 
@@ -98,7 +100,7 @@ def _share(task: Task, masks: np.ndarray, seeds: np.ndarray, setting: Setting, d
     stacked = [np.stack(arrays) for arrays in zip(*(initial(task, seed) for seed in seeds.tolist()), strict=True)]
     params = [torch.tensor(array, device=device) for array in stacked]
     if setting["variant"] == "loop":
-        (params,) = _unstacked(params, setting | {"variant": "stack"})
+        params = [p[0] for p in params]
     if setting.get("channels_last"):
         params = [p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p for p in params]
     return _Share(params, torch.tensor(rows, device=device), len(masks))
@@ -109,13 +111,18 @@ def _unstacked(stack: Params, setting: Setting) -> list[Params]:
     return [stack] if setting["variant"] == "loop" else [list(params) for params in zip(*stack, strict=True)]
 
 
-def _fit(share: _Share, step: Step, rates: list[Any]) -> Params:
+def _fit(share: _Share, step: Step, rates: list[Any], setting: Setting) -> Params:
     """Train a stack from its initial parameters, one step per rate."""
-    params = [p.clone().requires_grad_() for p in share.params]
+    params = [p.clone().requires_grad_(not _is_functional(setting)) for p in share.params]
     moments = [torch.zeros_like(p) for p in share.params]
     for rows, rate in zip(share.rows, rates, strict=False):
         step(params, moments, rows, rate)
     return [p.detach() for p in params]
+
+
+def _is_functional(setting: Setting) -> bool:
+    """Whether gradients come from `torch.func`, to which parameters that require gradients would only be a burden."""
+    return setting["variant"] == "vmap" or bool(setting.get("compile"))
 
 
 def _step(task: Task, setting: Setting, data: _Data, size: int) -> Step:
@@ -140,8 +147,7 @@ def _step(task: Task, setting: Setting, data: _Data, size: int) -> Step:
 
     if not setting.get("compile"):
         return eager
-    run = torch.compile(compiled, dynamic=False, fullgraph=True)
-    return lambda params, moments, rows, rate: run([p.detach() for p in params], moments, rows, rate)
+    return torch.compile(compiled, dynamic=False, fullgraph=True)
 
 
 def _gradients(task: Task, setting: Setting, data: _Data, size: int) -> Gradients:

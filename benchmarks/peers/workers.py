@@ -18,7 +18,14 @@ Prepare = Callable[[Task, np.ndarray, np.ndarray, Setting], Trainable]
 """`(task, masks, seeds, setting)` to a `Trainable`; a function at the top of a module, so that it can be pickled."""
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+# A step frees what the next one needs: the C library must not return it to the kernel, and PyTorch may use huge pages.
+_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
 _BARRIER_SECONDS = 1800.0
+_EXIT_SECONDS = 10.0
 _ERROR_CHARACTERS = 2000
 
 
@@ -49,7 +56,7 @@ def race(
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(len(shares))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_thread_variables(setting["threads"]))
+        stack.enter_context(_environment(setting["threads"]))
         pipes = []
         for share in shares:
             job = functools.partial(prepare, task, masks[share], seeds[share], setting)
@@ -69,6 +76,7 @@ def _process(context: Any, job: Callable[[], Trainable], barrier: Any, repeats: 
     sender.close()
     try:
         yield receiver
+        process.join(_EXIT_SECONDS)
     finally:
         process.terminate()
         process.join()
@@ -111,15 +119,13 @@ def _collect(pipes: list[Connection]) -> list[tuple[list[tuple[float, float]], n
 
 
 @contextlib.contextmanager
-def _thread_variables(threads: int) -> Iterator[None]:
-    """Set the variables that numerical libraries read their number of threads from when they are first imported."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+def _environment(threads: int) -> Iterator[None]:
+    """Set what numerical libraries and the C library read when a process starts; new processes inherit it."""
+    before = dict(os.environ)
+    os.environ.update(_MEMORY, **dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in (*_MEMORY, *_THREAD_VARIABLES):
+            del os.environ[name]
+        os.environ.update(before)

@@ -72,7 +72,8 @@ class TrainingGame:
       warm_start: whether the submodels start from given parameters.
       tile: `T`; record it with results. Becomes smaller when memory runs out, which is logged.
       piece: examples whose gradient is taken at once; record it with results.
-      chunk_size: rows a driver should hand over per call, or a multiple of it: one tile on every device.
+      chunk_size: rows a driver should hand over per call: a whole number of rounds, a tile on every device each, that
+        take about a second and at most 16.
 
     Raises:
       ValueError: before any training, if the training set is empty, `x` is not finite, labels or groups are out of
@@ -124,21 +125,24 @@ class TrainingGame:
         self.num_queries = arguments.checked_num_queries(recipe, query)
         self.num_sources = int(groups.max()) + 1
         self._inclusion = checks.probability(inclusion, "inclusion")
-        self._recipe = sizes.choose_feed(recipe, feed, self._inclusion, full_batch=batch_size is None)
+        examples = Examples(x, y, groups, start=start)
+        self._recipe = sizes.choose_feed(recipe, examples, feed, self._inclusion, full_batch=batch_size is None)
         self.feed = "masked" if self._recipe.own_batch is None else "gathered"
         self.warm_start = start is not None
         if start is not None:
             arguments.check_start(recipe, start)
 
         shared_key = jax.random.key(0) if shared_key is None else checks.typed_key(shared_key, "shared_key")
-        examples = share(self._recipe, Examples(x, y, groups, start=start), shared_key, share_init=share_init)
+        examples = share(self._recipe, examples, shared_key, share_init=share_init)
         self._mesh = tiles.local_mesh() if mesh is None else mesh
         self._impl = str(jax.random.key_impl(shared_key))
         self._shared = tiles.put_everywhere((jax.random.key_data(shared_key), examples), self._mesh)
-        default = sizes.default_sizes(self._recipe, examples, self._mesh.devices.flat[0].platform)
+        platform = self._mesh.devices.flat[0].platform
+        default = sizes.default_sizes(self._recipe, examples, platform)
         self.tile = default[0] if tile is None else checks.count(tile, "tile")
         self.piece = default[1] if piece is None else min(checks.count(piece, "piece"), self._recipe.step_size)
         self._recipe = dataclasses.replace(self._recipe, piece=self.piece)
+        self._rounds_per_chunk = sizes.rounds_per_chunk(self._recipe, examples, self.tile, platform)
         self._compiled: tiles.CompiledTile | None = None
         self._apply = jax.jit(pure.apply)
 
@@ -189,7 +193,7 @@ class TrainingGame:
         Raises:
           ValueError: if `num_submodels` is not a positive integer.
         """
-        num_rows = self.chunk_size
+        num_rows = self._round_size
         masks = np.random.default_rng(0).random((num_rows, self.num_sources)) < self._inclusion
         keys = jax.random.split(jax.random.key(0, impl=self._impl), num_rows)
         seconds = []
@@ -199,7 +203,7 @@ class TrainingGame:
             seconds.append(time.perf_counter() - begin)
         return Preview(
             num_submodels=checks.count(num_submodels, "num_submodels"),
-            seconds=seconds[1] * -(-num_submodels // self.chunk_size),
+            seconds=seconds[1] * -(-num_submodels // num_rows),
             seconds_to_compile=max(seconds[0] - seconds[1], 0.0),
             num_bytes=self._tile_program().num_bytes,
             num_devices=self._mesh.size,
@@ -210,7 +214,10 @@ class TrainingGame:
 
     @property
     def chunk_size(self) -> int:
-        """Rows of a round: a tile on every device."""
+        return self._rounds_per_chunk * self._round_size
+
+    @property
+    def _round_size(self) -> int:
         return self.tile * self._mesh.size
 
     def _rounds(self, keys: jax.Array, masks: np.ndarray) -> Iterator[tuple[Params, jax.Array]]:
@@ -219,8 +226,8 @@ class TrainingGame:
         Rounds are handed to the devices without waiting for the one before.
         """
         program, data = self._tile_program(), np.asarray(jax.random.key_data(keys))
-        for start in range(0, len(masks), self.chunk_size):
-            rows = np.minimum(np.arange(start, start + self.chunk_size), len(masks) - 1)
+        for start in range(0, len(masks), self._round_size):
+            rows = np.minimum(np.arange(start, start + self._round_size), len(masks) - 1)
             placed = (tiles.put_rows(part[rows], self._mesh) for part in (data, masks))
             yield program.run(*placed, *self._shared)
 
@@ -231,8 +238,8 @@ class TrainingGame:
     def _tile_program(self) -> tiles.CompiledTile:
         """Compile a round, at the first call; the tile is halved until the compiler's count fits the memory."""
         while self._compiled is None:
-            keys = jax.random.key_data(jax.random.split(jax.random.key(0, impl=self._impl), self.chunk_size))
-            masks = np.zeros((self.chunk_size, self.num_sources), bool)
+            keys = jax.random.key_data(jax.random.split(jax.random.key(0, impl=self._impl), self._round_size))
+            masks = np.zeros((self._round_size, self.num_sources), bool)
             rows = [tiles.put_rows(part, self._mesh) for part in (keys, masks)]
             compiled = tiles.compile_tile(self._recipe, self.query, self._mesh, self._impl, (*rows, *self._shared))
             limit = _MEMORY_SHARE * tiles.memory_limit(self._mesh.local_devices[0])

@@ -10,21 +10,41 @@ from flax import nnx
 
 from jaxame import checks
 
+Initializer = Callable[..., jax.Array]
+
+_LECUN_NORMAL = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 _RESNET_GROUPS = 16
+
+
+class Dense(nnx.Module):
+    """A dense layer with examples last: kernel `[out, in]`, activations `[width, B]`.
+
+    In this order no matrix product of the forward or backward pass has its left factor transposed, and the products of
+    all submodels with a batch that they share are one large one.
+    """
+
+    def __init__(self, num_in: int, num_out: int, *, init: Initializer = _LECUN_NORMAL, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(init(rngs.params(), (num_out, num_in)))
+        self.bias = nnx.Param(jnp.zeros(num_out))
+
+    def __call__(self, x: jax.Array, *, axis: int = 0) -> jax.Array:
+        """Map `x`, whose features lie along `axis` (0 or 1) and examples along the other, to `[num_out, B]`."""
+        return jax.lax.dot_general(self.kernel[...], x, (((1,), (axis,)), ((), ()))) + self.bias[...][:, None]
 
 
 class MLP(nnx.Module):
     """A multilayer perceptron: dense layers with a ReLU between them, on flattened inputs."""
 
-    def __init__(self, sizes: Sequence[int], *, rngs: nnx.Rngs):
-        self.layers = nnx.List([nnx.Linear(*pair, rngs=rngs) for pair in itertools.pairwise(sizes)])
+    def __init__(self, sizes: Sequence[int], *, init: Initializer = _LECUN_NORMAL, rngs: nnx.Rngs):
+        self.layers = nnx.List([Dense(*pair, init=init, rngs=rngs) for pair in itertools.pairwise(sizes)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map inputs `[B, ...]`, flattened to `[B, sizes[0]]`, to outputs `[B, sizes[-1]]`."""
-        x = x.reshape(x.shape[0], -1)
-        for layer in self.layers[:-1]:
-            x = nnx.relu(layer(x))
-        return self.layers[-1](x)
+        first, *others = self.layers
+        x = first(x.reshape(x.shape[0], -1), axis=1)
+        for layer in others:
+            x = layer(nnx.relu(x))
+        return x.T
 
 
 class CNN(nnx.Module):
@@ -117,12 +137,13 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 def logistic(num_features: int, num_classes: int) -> Callable[..., MLP]:
-    """Return an NNX factory of multinomial logistic regressions on flattened inputs.
+    """Return an NNX factory of multinomial logistic regressions on flattened inputs, which start from zero.
 
     Raises:
       ValueError: if a size is not a positive integer.
     """
-    return mlp((num_features, num_classes))
+    sizes = [checks.count(num_features, "num_features"), checks.count(num_classes, "num_classes")]
+    return functools.partial(MLP, sizes, init=nnx.initializers.zeros)
 
 
 def mlp(sizes: Sequence[int]) -> Callable[..., MLP]:

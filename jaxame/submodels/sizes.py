@@ -8,12 +8,14 @@ import jax.numpy as jnp
 
 from jaxame import checks
 from jaxame.submodels.feeds import Examples
+from jaxame.submodels.flops import flops_per_example
 from jaxame.submodels.training import Recipe
 
 FEEDS = ("auto", "masked", "gathered")
 
-# Time per example of the gathered feed, in units of that of the masked feed.
-_GATHERING = 1.25
+# Time per example of the gathered feed, in units of that of the masked feed: products without a common factor, and
+# bytes to gather per operation. Fitted to logistic regression and an MLP in benchmarks/results/submodels.*.json.
+_GATHERED_PRODUCTS, _GATHERED_BYTES = 1.3, 14.0
 
 # What a step of one tile should touch: a core's share of the cache; on an accelerator enough to fill it (not measured).
 _STEP_BYTES = {"cpu": 2**22}
@@ -21,13 +23,17 @@ _STEP_BYTES_ACCELERATOR = 2**31
 _LARGEST_TILE = {"cpu": 64}
 _LARGEST_TILE_ACCELERATOR = 1024
 _SMALLEST_PIECE = 8
+# Operations that a device does in about a second.
+_SECOND = {"cpu": 1e11}
+_SECOND_ACCELERATOR = 5e13
 
 
-def choose_feed(recipe: Recipe, feed: str, inclusion: float, *, full_batch: bool) -> Recipe:
+def choose_feed(recipe: Recipe, examples: Examples, feed: str, inclusion: float, *, full_batch: bool) -> Recipe:
     """Return the recipe with the feed asked for.
 
-    `"auto"` gathers where a batch of `inclusion * B` own examples costs less than a masked one of `B`; an example of a
-    gathered batch was measured to cost up to 1.25 times one of a shared batch. A full batch is always masked.
+    `"auto"` gathers where `inclusion * B` own examples cost less than `B` shared ones, by a rule fitted to measured
+    times. It is a rule, not a timing, so that the same call gives the same utilities on a busy machine. A full batch is
+    always masked.
 
     Raises:
       ValueError: if `feed` is unknown, or gathered with a full batch.
@@ -35,8 +41,12 @@ def choose_feed(recipe: Recipe, feed: str, inclusion: float, *, full_batch: bool
     checks.require(feed in FEEDS, f"feed to be one of {', '.join(FEEDS)}", repr(feed))
     checks.require(feed != "gathered" or not full_batch, "batch_size for the gathered feed", "None")
     own_batch = max(round(inclusion * recipe.batch_size), 1)
-    is_cheaper = _GATHERING * own_batch < recipe.batch_size and not full_batch
-    is_gathered = is_cheaper if feed == "auto" else feed == "gathered"
+    is_gathered = feed == "gathered"
+    if feed == "auto" and not full_batch:
+        num_bytes = examples.x[0].size * examples.x.dtype.itemsize
+        per_operation = num_bytes / max(flops_per_example(recipe, examples.x, examples.y), 1.0)
+        ratio = _GATHERED_PRODUCTS + _GATHERED_BYTES * per_operation
+        is_gathered = ratio * own_batch < recipe.batch_size
     return dataclasses.replace(recipe, own_batch=own_batch if is_gathered else None)
 
 
@@ -54,6 +64,16 @@ def default_sizes(recipe: Recipe, examples: Examples, platform: str) -> tuple[in
     per_example = max((whole - half) / max(recipe.step_size // 2, 1), 1)
     piece = max(2 ** round(math.log2(budget / per_example)), _SMALLEST_PIECE)
     return tile, min(piece, recipe.step_size) if tile == 1 else recipe.step_size
+
+
+def rounds_per_chunk(recipe: Recipe, examples: Examples, tile: int, platform: str) -> int:
+    """Choose how many rounds a call should make: about a second's work, so that finished rows are handed out, up to 16.
+
+    More would keep the devices no busier; results do not depend on it.
+    """
+    per_submodel = recipe.num_steps * recipe.step_size * flops_per_example(recipe, examples.x, examples.y)
+    second = _SECOND.get(platform, _SECOND_ACCELERATOR)
+    return min(max(int(second / max(per_submodel * tile, 1.0)), 1), 16)
 
 
 def _step_bytes(recipe: Recipe, examples: Examples, num_examples: int) -> int:

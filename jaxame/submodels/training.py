@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +87,9 @@ def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Arra
     augment_key = jax.random.fold_in(order_key, AUGMENT_STREAM)
     batches, included = _batches(recipe, examples, order_key, mask)
 
+    # A gathered batch is all included examples, unless there are none at all, which is seen to at the end.
+    is_gathered = recipe.own_batch is not None
+
     def step(state: tuple, batch: tuple) -> tuple[tuple, None]:
         params, optimizer_state = state
         number, rows, included = batch
@@ -95,13 +99,17 @@ def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Arra
         gradient = batch_gradient(recipe, params, x, examples.y[rows], included)
         updates, optimizer_state = recipe.optimizer.update(gradient, optimizer_state, params)
         moved = (optax.apply_updates(params, updates), optimizer_state)
-        is_step = jnp.any(included)
-        return jax.tree.map(lambda new, old: jnp.where(is_step, new, old), moved, state), None
+        return (moved if is_gathered else _keep(jnp.any(included), moved, state)), None
 
     params = recipe.model.init(key) if examples.start is None else examples.start
     state = params, recipe.optimizer.init(params)
-    (params, _), _ = jax.lax.scan(step, state, (jnp.arange(recipe.num_steps), batches, included))
-    return params
+    (trained, _), _ = jax.lax.scan(step, state, (jnp.arange(recipe.num_steps), batches, included))
+    return _keep(jnp.any(included), trained, params) if is_gathered else trained
+
+
+def _keep(is_moved: jax.Array, new: Any, old: Any) -> Any:
+    """Return `new` or `old`, pytrees alike."""
+    return jax.tree.map(lambda one, other: jnp.where(is_moved, one, other), new, old)
 
 
 def _batches(recipe: Recipe, examples: Examples, order_key: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

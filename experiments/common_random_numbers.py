@@ -1,0 +1,105 @@
+"""What submodels had better share: the order of the examples, the initial parameters, both or neither.
+
+Question: the AME is regressed on utilities whose variance given `p` is partly the sources' and partly that of the
+training's own randomness. Giving all submodels the same order or the same start takes that part away. It also ties the
+answer to one order or one start: what is estimated is then the AME of training with these.
+
+Measured on the poisoned digits of `experiments.poisoned_digits`, for every scheme and two shared keys on the same
+subsets, means over the queries:
+- `variance`: the variance of the utility given `p`, which is what an estimate suffers from;
+- `signal`: the mean square of a source's AME;
+- `tied`: the mean square of the part of a source's AME that belongs to one shared key, as a share of `signal`.
+The mean squares are products of estimates from two halves of the subsets, so sampling error cancels.
+
+Result: RESULT
+"""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from jaxame import cli, demo, environment
+from jaxame.design import Design, Grid, sample_design
+from jaxame.estimators import evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    seed: int = 130
+    """Decides everything."""
+    num_submodels: int = 6000
+    """Subsets, the same for every scheme."""
+    json: Path | None = None
+    """File for the records."""
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run the four schemes and return the records."""
+    sizes = demo.Settings()
+    data_key, design_key, *shared_keys = jax.random.split(jax.random.key(settings.seed), 4)
+    attacked = demo.attack(sizes, data_key)
+    design = sample_design(
+        design_key, Grid(sizes.inclusion), num_submodels=settings.num_submodels, num_sources=len(attacked.train)
+    )
+    records = []
+    for share_order, share_init in itertools.product((False, True), repeat=2):
+        utilities = np.stack(
+            [
+                evaluate(
+                    demo.make_game(sizes, attacked, key, share_order=share_order, share_init=share_init),
+                    design,
+                    key=key,
+                )
+                for key in shared_keys
+            ]
+        )
+        records.append({"share_order": share_order, "share_init": share_init, **measure(design, utilities)})
+    return {"records": records, "seed": settings.seed, "num_submodels": settings.num_submodels} | {
+        "versions": environment.versions(),
+        "devices": environment.devices(),
+    }
+
+
+def measure(design: Design, utilities: np.ndarray) -> dict[str, float]:
+    """Measure one scheme.
+
+    Args:
+      design: `M` subsets.
+      utilities: `[2, M, Q]`, for two shared keys.
+    """
+    p = np.asarray(design.p)
+    centred = utilities.astype(np.float64)
+    for value in np.unique(p):
+        rows = p == value
+        centred[:, rows] -= centred[:, rows].mean(axis=1, keepdims=True)
+    x = (np.asarray(design.masks()) - p[:, None]) / (p * (1 - p))[:, None]
+    # [2 halves, 2 keys, N, Q]
+    effects = np.stack(
+        [[x[half].T @ u[half] / (len(p) / 2) for u in centred] for half in np.split(np.arange(len(p)), 2)]
+    )
+    mean, difference = effects.mean(axis=1), effects[:, 0] - effects[:, 1]
+    signal = float((mean[0] * mean[1]).mean())
+    return {
+        "variance": float(np.square(centred).mean()),
+        "signal": signal,
+        "tied": float((difference[0] * difference[1]).mean() / 2 / signal),
+    }
+
+
+if __name__ == "__main__":
+    cli.use_all_cores()
+    chosen = tyro.cli(Settings, description=__doc__)
+    results = main(chosen)
+    for record in results["records"]:
+        print(", ".join(f"{name} {value:.3g}" for name, value in record.items()))
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(results, indent=2) + "\n")
