@@ -72,8 +72,8 @@ class TrainingGame:
       warm_start: whether the submodels start from given parameters.
       tile: `T`; record it with results. Becomes smaller when memory runs out, which is logged.
       piece: examples whose gradient is taken at once; record it with results.
-      chunk_size: rows a driver should hand over per call: a whole number of rounds, a tile on every device each, that
-        take about a second and at most 16.
+      chunk_size: rows a driver should hand over per call: a whole number of rounds, each a tile on every device, that
+        take about a second; 16 at most.
 
     Raises:
       ValueError: before any training, if the training set is empty, `x` is not finite, labels or groups are out of
@@ -214,6 +214,7 @@ class TrainingGame:
 
     @property
     def chunk_size(self) -> int:
+        """Rows a driver should hand over per call."""
         return self._rounds_per_chunk * self._round_size
 
     @property
