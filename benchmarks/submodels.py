@@ -189,12 +189,26 @@ def _try_settings(name: str, peer: Any, case: Case) -> list[Record]:
     for setting in peer.settings(case.task):
         outcome = attempt(peer, case.task, masks, np.arange(len(masks)), setting)
         rate = 0.0 if outcome.error else len(masks) / outcome.seconds[0]
-        text = "-".join(f"{value}{key}" for key, value in setting.items())
+        text = _label(setting)
         print(f"  tried {name} {text}: {rate:.3g} submodels/s {outcome.error[-200:]}", flush=True)
         records.append(
             {"solver": f"{name}-{text}", "setting": setting, "submodels_per_second": rate, "error": outcome.error}
         )
     return sorted(records, key=lambda record: -record["submodels_per_second"])
+
+
+def _label(setting: dict[str, Any]) -> str:
+    """Name a setting in few letters, such as `2proc-1thread-stack16-compile`."""
+    words = {"processes": "proc", "threads": "thread"}
+    parts = []
+    for key, value in setting.items():
+        if key in words:
+            parts.append(f"{value}{words[key]}")
+        elif value is True or isinstance(value, int):
+            parts.append(key if value is True else str(value))
+        else:
+            parts.append(str(value))
+    return "-".join(parts)
 
 
 def _peer(name: str, peer: Any, best: Record, case: Case, num_fresh: int) -> Solver:

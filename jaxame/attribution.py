@@ -89,7 +89,7 @@ class Attribution:
     @property
     def warm_start(self) -> bool:
         """Whether the submodels started from parameters that had seen all sources; see `jaxame.submodels.compare`."""
-        return bool(self.about.get("warm_start", False))
+        return bool(self.about["game"].get("warm_start", False))
 
     def check(self) -> "Attribution":
         """Return self if every query's status is `OK`.

@@ -1,6 +1,7 @@
 """The whole chain: design, utilities, regression, selection."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 class Game(Protocol):
     """Maps subsets to utilities. Called on the host with concrete arrays, chunk by chunk.
 
-    A game may have an attribute `chunk_size`, the number of rows it likes to be called with, and a true `warm_start`,
-    which the result then carries.
+    A game may have the attributes `chunk_size`, the number of rows it likes to be called with, and `about`, a mapping
+    that `json` can write, which the result then carries.
     """
 
     num_sources: int
@@ -95,7 +96,7 @@ def ame(
         copies=copies,
         knockoff_key=knockoff_key,
         folds=folds,
-        warm_start=bool(getattr(game, "warm_start", False)),
+        about=getattr(game, "about", None),
         progress=progress,
     )
 
@@ -172,7 +173,7 @@ def estimate_ame(
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
-    warm_start: bool = False,
+    about: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """Estimate average marginal effects from utilities that were measured on a design.
@@ -184,7 +185,7 @@ def estimate_ame(
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default the design's.
       folds: of the cross-validation; default 10, or `M` if that is smaller.
-      warm_start: whether the submodels started from parameters that had seen all sources; the result carries it.
+      about: what to add to the result's `about`, such as a game's.
       progress: called as each stage moves on.
 
     Returns:
@@ -235,8 +236,8 @@ def estimate_ame(
             "num_sources": design.num_sources,
             "folds": folds,
             "copies": copies,
-            "warm_start": warm_start,
             "versions": environment.versions(),
+            "game": dict(about or {}),
         },
     )
 

@@ -202,7 +202,7 @@ def test_about_says_what_was_run(result):
         "num_sources": N,
         "folds": FOLDS,
         "copies": COPIES,
-        "warm_start": False,
+        "game": {},
     }
     assert (result.num_queries, result.num_sources, result.num_copies) == (Q, N, COPIES)
     assert result.relative_gap.shape == (Q, 2)

@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from benchmarks.peers import common, sklearn_peer, torch_peer, workers
 from benchmarks.peers.common import Task, Trainable
@@ -35,6 +37,18 @@ TASKS = {
 def subsets(n, m=3, p=0.5):
     """Return masks and seeds of `m` subsets."""
     return np.random.default_rng(1).random((m, n)) < p, np.arange(m) + 7
+
+
+@pytest.mark.parametrize("present", [[0, 2], [0, 1, 3]])
+def test_a_subset_may_lack_a_class(present):
+    x = RNG.normal(size=(80, 5)).astype(np.float32)
+    task = Task("logistic", x, x[:, :4].argmax(axis=1).astype(np.int64), 4, tol=1e-6)
+    mask = np.isin(task.y, present)
+    ready = sklearn_peer.prepare(task, mask[None], np.zeros(1, int), {"dtype": "float64"})
+    ready.train()
+    model = LogisticRegression(C=50.0 / mask.sum(), tol=1e-6).fit(x[mask], task.y[mask])
+    loss = log_loss(task.y[mask], model.predict_proba(x[mask]))
+    np.testing.assert_allclose(ready.objectives(), [loss + (model.coef_**2).sum() / 100], rtol=1e-4)
 
 
 def test_learning_rates():

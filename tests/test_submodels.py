@@ -183,6 +183,8 @@ def test_a_result_carries_the_warm_start(warm):
         for game in warm[:2]
     ]
     assert [result.warm_start for result in results] == [True, False]
+    assert [result.about["game"] for result in results] == [game.about for game in warm[:2]]
+    assert results[0].about["game"].items() > {"feed": "masked", "tile": TILE, "num_steps": 16}.items()
 
 
 def test_parameters_of_another_model_are_no_start(warm):

@@ -1,6 +1,7 @@
 """scikit-learn: one `LogisticRegression` after the other, over processes and BLAS threads."""
 
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 
@@ -54,10 +55,19 @@ def prepare(task: Task, masks: np.ndarray, seeds: np.ndarray, setting: Setting) 
     def objectives() -> np.ndarray:
         return np.array(
             [
-                logistic_objective(model.coef_, model.intercept_, task.x, task.y, mask, task.c_times_size)
+                logistic_objective(*_all_classes(model, task), task.x, task.y, mask, task.c_times_size)
                 for model, mask in zip(fits, masks, strict=True)
             ]
         )
 
     fit(masks[0])
     return Trainable(train, objectives)
+
+
+def _all_classes(model: Any, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights `[C, F]` and intercepts `[C]`; a class that the subset lacks has the intercept minus infinity."""
+    W, b = np.zeros((task.num_classes, model.coef_.shape[1])), np.full(task.num_classes, -np.inf)
+    b[model.classes_] = 0.0
+    fitted = model.classes_[-len(model.coef_) :]  # of two classes scikit-learn fits the second, against zero
+    W[fitted], b[fitted] = model.coef_, model.intercept_
+    return W, b

@@ -70,8 +70,9 @@ class TrainingGame:
       query: the query, as given.
       feed: `"masked"` or `"gathered"`.
       warm_start: whether the submodels start from given parameters.
-      tile: `T`; record it with results. Becomes smaller when memory runs out, which is logged.
-      piece: examples whose gradient is taken at once; record it with results.
+      tile: `T`. Becomes smaller when memory runs out, which is logged.
+      piece: examples whose gradient is taken at once.
+      about: what utilities depend on besides data, model, optimiser and keys; results carry it.
       chunk_size: rows a driver should hand over per call: a whole number of rounds, each a tile on every device, that
         take about a second; 16 at most.
 
@@ -129,6 +130,7 @@ class TrainingGame:
         self._recipe = sizes.choose_feed(recipe, examples, feed, self._inclusion, full_batch=batch_size is None)
         self.feed = "masked" if self._recipe.own_batch is None else "gathered"
         self.warm_start = start is not None
+        self._share_init = bool(share_init)
         if start is not None:
             arguments.check_start(recipe, start)
 
@@ -211,6 +213,14 @@ class TrainingGame:
             piece=self.piece,
             feed=self.feed,
         )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What to record with results."""
+        names = ("num_steps", "batch_size", "own_batch", "share_order")
+        recipe = {name: getattr(self._recipe, name) for name in names}
+        sizes = {"tile": self.tile, "piece": self.piece}
+        return {"feed": self.feed, **recipe, "share_init": self._share_init, "warm_start": self.warm_start, **sizes}
 
     @property
     def chunk_size(self) -> int:
