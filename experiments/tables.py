@@ -1,10 +1,10 @@
 """Write the tables of README.md from the raw results: `python -m experiments.tables`."""
 
 import json
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks" / "results"
 RESULTS = ROOT / "experiments" / "results"
 COLUMNS = {
     "seed": "d",
@@ -29,10 +29,32 @@ def demo_table() -> str:
     return "\n".join([setting, "", *("| " + " | ".join(line) + " |" for line in lines)])
 
 
+def submodels_table() -> str:
+    """One row per solver of every stored run of `benchmarks.submodels`."""
+    lines = [
+        ["case", "solver", "submodels/s", "peak", "objective", "best setting"],
+        [":--", ":--", *["---:"] * 3, ":--"],
+    ]
+    for path in sorted(BENCHMARKS.glob("submodels.*.json")):
+        run = json.loads(path.read_text())
+        for record in (record for record in run["records"] if "objective" in record):
+            peak = f"{record['fraction_of_peak']:.0%}" if "fraction_of_peak" in record else ""
+            setting = ", ".join(f"{name} {value}" for name, value in record["setting"].items())
+            rate, objective = f"{record['submodels_per_second']:.4g}", f"{record['objective']:.4g}"
+            lines.append([run["model"], record["solver"], rate, peak, objective, setting])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+TABLES = {"demo": demo_table, "submodels": submodels_table}
+
+
 def updated(text: str) -> str:
-    """Return the README with its generated part made anew."""
-    pattern = r"(<!-- demo: made by python -m experiments\.tables -->\n).*?(\n<!-- end -->)"
-    return re.sub(pattern, lambda match: match[1] + demo_table() + match[2], text, flags=re.DOTALL)
+    """Return the README with its generated parts made anew."""
+    for name, table in TABLES.items():
+        before, rest = text.split(f"<!-- {name}: made by python -m experiments.tables -->\n")
+        _, after = rest.split("<!-- end -->", 1)
+        text = f"{before}<!-- {name}: made by python -m experiments.tables -->\n{table()}\n<!-- end -->{after}"
+    return text
 
 
 if __name__ == "__main__":

@@ -153,17 +153,18 @@ def make_game(settings: Settings, attacked: Attack, shared_key: jax.Array, **cha
     half = settings.num_steps // 2
     decay = optax.linear_schedule(settings.learning_rate, 0.0, settings.num_steps - half)
     rate = optax.join_schedules([optax.constant_schedule(settings.learning_rate), decay], [half])
-    return TrainingGame(
-        mlp((attacked.train.x[0].size, *settings.hidden, attacked.train.num_classes)),
-        optax.sgd(rate, settings.momentum),
-        attacked.train.x,
-        attacked.train.y,
-        query=queries.logit_margin(attacked.query_x, target),
-        num_steps=settings.num_steps,
-        batch_size=settings.batch_size,
-        shared_key=shared_key,
-        **{"feed": "masked"} | changes,
-    )
+    arguments = {
+        "model": mlp((attacked.train.x[0].size, *settings.hidden, attacked.train.num_classes)),
+        "optimizer": optax.sgd(rate, settings.momentum),
+        "x": attacked.train.x,
+        "y": attacked.train.y,
+        "query": queries.logit_margin(attacked.query_x, target),
+        "num_steps": settings.num_steps,
+        "batch_size": settings.batch_size,
+        "feed": "masked",
+        "shared_key": shared_key,
+    }
+    return TrainingGame(**arguments | changes)
 
 
 def full_model(game: TrainingGame, attacked: Attack, key: jax.Array) -> dict[str, float]:
@@ -221,6 +222,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
         f"Full model: attack success [bold]{full['attack_success']:.3f}[/], "
         f"clean accuracy [bold]{full['clean_accuracy']:.3f}[/]."
     )
+    console.print(f"To train: {game.preview(settings.num_submodels)}.")
     with StageProgress(console) as progress:
         utilities, result, seconds = _estimate(settings, game, design, progress)
     selections = [result.select(settings.fdr, q, alternative="greater") for q in range(settings.num_queries)]

@@ -86,10 +86,13 @@ def gathered_batches(
       batch_size: `b`, examples per step after closing up.
 
     Returns:
-      int32 `[S, b]` examples, and bool `[S, b]`, all true unless no example is included.
+      int32 `[S, b]` examples, all included unless none is, and whether any is.
     """
-    is_own = included[order]
-    rank = jnp.cumsum(is_own, dtype=jnp.int32)
-    own = jnp.zeros_like(order).at[jnp.where(is_own, rank - 1, order.size)].set(order, mode="drop")
-    examples = own[jnp.arange(num_steps * batch_size) % jnp.maximum(rank[-1], 1)]
-    return examples.reshape(num_steps, batch_size), jnp.full((num_steps, batch_size), rank[-1] > 0)
+    is_own = included[order].reshape(-1, included.size)
+    count = jnp.sum(included, dtype=jnp.int32)
+    # Every epoch holds each own example once, so counting starts anew in each; that is faster than counting through.
+    before = jnp.cumsum(is_own, axis=1, dtype=jnp.int32) - 1 + count * jnp.arange(len(is_own))[:, None]
+    place = jnp.where(is_own, before, order.size).reshape(-1)
+    own = jnp.zeros(order.size + 1, order.dtype).at[place].set(order, mode="promise_in_bounds")
+    examples = own[jnp.arange(num_steps * batch_size) % jnp.maximum(count * len(is_own), 1)]
+    return examples.reshape(num_steps, batch_size), count > 0

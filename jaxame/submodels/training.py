@@ -85,9 +85,10 @@ def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Arra
     """
     order_key = shared_key if recipe.share_order else key
     augment_key = jax.random.fold_in(order_key, AUGMENT_STREAM)
-    batches, included = _batches(recipe, examples, order_key, mask)
-
-    # A gathered batch is all included examples, unless there are none at all, which is seen to at the end.
+    order = examples.order
+    if order is None:
+        order = example_order(order_key, len(examples.x), recipe.num_steps * recipe.batch_size)
+    own = jnp.asarray(order), mask[jnp.asarray(examples.groups)], recipe.num_steps, recipe.step_size
     is_gathered = recipe.own_batch is not None
 
     def step(state: tuple, batch: tuple) -> tuple[tuple, None]:
@@ -96,28 +97,25 @@ def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Arra
         x = examples.x[rows]
         if recipe.augment is not None:
             x = recipe.augment(jax.random.fold_in(augment_key, number), x)
-        gradient = batch_gradient(recipe, params, x, examples.y[rows], included)
+        counted = jnp.ones(rows.shape, bool) if is_gathered else included
+        gradient = batch_gradient(recipe, params, x, examples.y[rows], counted)
         updates, optimizer_state = recipe.optimizer.update(gradient, optimizer_state, params)
         moved = (optax.apply_updates(params, updates), optimizer_state)
         return (moved if is_gathered else _keep(jnp.any(included), moved, state)), None
 
     params = recipe.model.init(key) if examples.start is None else examples.start
     state = params, recipe.optimizer.init(params)
-    (trained, _), _ = jax.lax.scan(step, state, (jnp.arange(recipe.num_steps), batches, included))
-    return _keep(jnp.any(included), trained, params) if is_gathered else trained
+    numbers = jnp.arange(recipe.num_steps)
+    if not is_gathered:
+        return jax.lax.scan(step, state, (numbers, *masked_batches(*own)))[0][0]
+    # A gathered batch is all included, unless nothing is: then what was trained on is not own, and does not count.
+    batches, has_own = gathered_batches(*own)
+    return _keep(has_own, jax.lax.scan(step, state, (numbers, batches, None))[0][0], params)
 
 
 def _keep(is_moved: jax.Array, new: Any, old: Any) -> Any:
     """Return `new` or `old`, pytrees alike."""
     return jax.tree.map(lambda one, other: jnp.where(is_moved, one, other), new, old)
-
-
-def _batches(recipe: Recipe, examples: Examples, order_key: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the examples of each step, int32 `[S, B]` or `[S, b]`, and which of them count."""
-    order, cut = examples.order, (masked_batches if recipe.own_batch is None else gathered_batches)
-    if order is None:
-        order = example_order(order_key, len(examples.x), recipe.num_steps * recipe.batch_size)
-    return cut(jnp.asarray(order), mask[jnp.asarray(examples.groups)], recipe.num_steps, recipe.step_size)
 
 
 def batch_gradient(recipe: Recipe, params: Params, x: jax.Array, y: jax.Array, included: jax.Array) -> Params:

@@ -1,0 +1,80 @@
+"""How far warm-started submodels are from submodels trained from scratch, on the poisoned digits.
+
+Question: a submodel that starts from the model trained on everything needs fewer steps. Does it answer alike? It has
+seen the excluded images before; what it measures is how much of them it forgets.
+
+Measured with `jaxame.submodels.compare` on the queries of `experiments.poisoned_digits`, medians over the queries:
+Spearman correlation of a query's utilities over the subsets with those of training from scratch; its ceiling, the
+correlation between two trainings from scratch; the bias in standard deviations of the utility; and the time.
+
+Result: RESULT
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+
+from jaxame import cli, demo, environment
+from jaxame.design import Grid
+from jaxame.submodels import compare
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    seed: int = 140
+    """Decides everything."""
+    steps: tuple[int, ...] = (10, 25, 50, 100)
+    """Steps after a warm start; from scratch takes 100."""
+    num_submodels: int = 512
+    """Subsets compared."""
+    json: Path | None = None
+    """File for the records."""
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Compare the warm starts and return the records."""
+    sizes = demo.Settings()
+    data_key, shared_key, full_key, key = jax.random.split(jax.random.key(settings.seed), 4)
+    attacked = demo.attack(sizes, data_key)
+    scratch = demo.make_game(sizes, attacked, shared_key)
+    start = scratch.train(full_key, np.ones(scratch.num_sources, bool))
+    cost = scratch.preview(settings.num_submodels).seconds
+    records = []
+    for num_steps in settings.steps:
+        rate = optax.linear_schedule(sizes.learning_rate, 0.0, num_steps)
+        optimizer = optax.sgd(rate, sizes.momentum)
+        warm = demo.make_game(sizes, attacked, shared_key, start=start, num_steps=num_steps, optimizer=optimizer)
+        law = Grid(sizes.inclusion)
+        agreement = compare(warm, scratch, key=key, law=law, num_submodels=settings.num_submodels)
+        records.append(
+            {
+                "steps": num_steps,
+                "rank_correlation": float(np.median(agreement.rank_correlation)),
+                "ceiling": float(np.median(agreement.ceiling)),
+                "bias": float(np.median(agreement.bias / agreement.spread)),
+                "time": warm.preview(settings.num_submodels).seconds / cost,
+            }
+        )
+    return {"records": records, "seed": settings.seed, "num_submodels": settings.num_submodels} | {
+        "versions": environment.versions(),
+        "devices": environment.devices(),
+    }
+
+
+if __name__ == "__main__":
+    cli.use_all_cores()
+    chosen = tyro.cli(Settings, description=__doc__)
+    results = main(chosen)
+    for record in results["records"]:
+        print(", ".join(f"{name} {value:.3g}" for name, value in record.items()))
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(results, indent=2) + "\n")
