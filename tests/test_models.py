@@ -87,6 +87,20 @@ def test_max_pool_agrees_with_flax(shape):
     np.testing.assert_array_equal(max_pool(x), nnx.max_pool(x, (2, 2), strides=(2, 2)))
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 7, 9, 3)])
+def test_slopes_of_max_pool_are_shared_among_ties(shape):
+    x = np.round(normal(*shape))  # many ties, in twos, threes and fours
+    height, width = shape[1] // 2 * 2, shape[2] // 2 * 2
+
+    def plain(x):
+        windows = x[:, :height, :width].reshape(2, height // 2, 2, width // 2, 2, 3)
+        return jnp.max(windows, axis=(2, 4))
+
+    ours, reference = (jax.grad(lambda x, pool=pool: jnp.sum(jnp.sin(pool(x))))(x) for pool in (max_pool, plain))
+    np.testing.assert_allclose(ours, reference, rtol=1e-6)
+    assert len(np.unique(np.abs(np.asarray(ours[:, :height, :width])))) > 4
+
+
 # Models.
 
 

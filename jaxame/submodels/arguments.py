@@ -92,12 +92,14 @@ def checked_num_queries(recipe: Recipe, query: Callable) -> int:
     return values.size
 
 
-def checked_rows(keys: Any, masks: Any, num_sources: int) -> np.ndarray:
-    """Return `masks` on the host after checking that it and `keys` make `m` rows."""
+def checked_rows(keys: Any, masks: Any, num_sources: int, impl: str) -> np.ndarray:
+    """Return `masks` on the host after checking that it and `keys`, of the kind `impl`, make `m` rows."""
     masks = np.asarray(masks)
     is_mask = masks.dtype == np.bool_ and masks.ndim == 2 and masks.shape[1] == num_sources
     checks.require(is_mask, f"masks to be a bool array [m, {num_sources}]", checks.describe(masks))
     is_keys = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     is_keys = is_keys and keys.shape == masks.shape[:1]
     checks.require(is_keys, f"typed keys [{len(masks)}], one per row of masks", checks.describe(keys))
+    kind = str(jax.random.key_impl(keys))
+    checks.require(kind == impl, f"keys of the same kind as shared_key, {impl}", kind)
     return masks

@@ -13,6 +13,8 @@ Array = jax.Array | np.ndarray
 # Far from the numbers of rows, so that a design drawn with the same key shares no random bits with the order.
 ORDER_STREAM, AUGMENT_STREAM, INIT_STREAM = 2**32 - 4, 2**32 - 5, 2**32 - 6
 
+_BLOCK = 32
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +92,25 @@ def gathered_batches(
     """
     is_own = included[order].reshape(-1, included.size)
     count = jnp.sum(included, dtype=jnp.int32)
-    # Every epoch holds each own example once, so counting starts anew in each; that is faster than counting through.
-    before = jnp.cumsum(is_own, axis=1, dtype=jnp.int32) - 1 + count * jnp.arange(len(is_own))[:, None]
+    before = _count_before(is_own) + count * jnp.arange(len(is_own))[:, None]  # every epoch has all own examples
     place = jnp.where(is_own, before, order.size).reshape(-1)
     own = jnp.zeros(order.size + 1, order.dtype).at[place].set(order, mode="promise_in_bounds")
     examples = own[jnp.arange(num_steps * batch_size) % jnp.maximum(count * len(is_own), 1)]
     return examples.reshape(num_steps, batch_size), count > 0
+
+
+def _count_before(flags: jax.Array) -> jax.Array:
+    """Return how many entries before each one of its row are true, int32 `[E, n]`, for bool `[E, n]`.
+
+    Counts within blocks are a product with a triangular matrix, exact in float32 as long as `n < 2^24`; on a CPU this
+    takes a third of the time of XLA's cumulative sum over the whole row.
+    """
+    num_rows, length = flags.shape
+    num_blocks = -(-length // _BLOCK)
+    padded = jnp.pad(flags, ((0, 0), (0, num_blocks * _BLOCK - length)))
+    blocks = padded.reshape(num_rows * num_blocks, _BLOCK).astype(jnp.float32)
+    within = jnp.matmul(blocks, jnp.triu(jnp.ones((_BLOCK, _BLOCK)), 1), precision="highest")
+    totals = jnp.sum(blocks, axis=1).reshape(num_rows, num_blocks)
+    whole = jnp.cumsum(totals, axis=1) - totals
+    counts = within.reshape(num_rows, num_blocks, _BLOCK) + whole[..., None]
+    return counts.reshape(num_rows, -1)[:, :length].astype(jnp.int32)

@@ -146,7 +146,7 @@ class TrainingGame:
         self._recipe = dataclasses.replace(self._recipe, piece=self.piece)
         self._rounds_per_chunk = sizes.rounds_per_chunk(self._recipe, examples, self.tile, platform)
         self._compiled: tiles.CompiledTile | None = None
-        self._apply = jax.jit(pure.apply)
+        self._apply = jax.jit(self._recipe.model.apply)
 
     def __call__(self, keys: jax.Array, masks: Any) -> np.ndarray:
         """Train one submodel per row and measure it.
@@ -154,7 +154,7 @@ class TrainingGame:
         When memory runs out, the tile is halved and the rows of this call are trained anew.
 
         Args:
-          keys: typed keys `[m]`; each decides what its submodel does not share with the others.
+          keys: typed keys `[m]`, of the kind of `shared_key`; each decides what its submodel shares with no other.
           masks: bool `[m, N]`, the sources each submodel may see.
 
         Returns:
@@ -164,7 +164,7 @@ class TrainingGame:
           ValueError: if `keys` or `masks` have the wrong type or shape.
           jax.errors.JaxRuntimeError: if memory runs out with a single submodel.
         """
-        masks = arguments.checked_rows(keys, masks, self.num_sources)
+        masks = arguments.checked_rows(keys, masks, self.num_sources, self._impl)
         rounds = self._with_memory(lambda: [fetch(utilities) for utilities in self._dispatched(keys, masks)])
         return np.concatenate([np.zeros((0, self.num_queries), np.float32), *rounds])[: len(masks)]
 
@@ -178,9 +178,14 @@ class TrainingGame:
         Raises:
           ValueError: if `key` or `mask` has the wrong type or shape.
         """
-        masks = arguments.checked_rows(checks.typed_key(key)[None], np.asarray(mask)[None], self.num_sources)
-        params, _ = self._with_memory(lambda: next(self._rounds(key[None], masks)))
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf.addressable_data(0)[0])), params)
+        masks = arguments.checked_rows(
+            checks.typed_key(key)[None], np.asarray(mask)[None], self.num_sources, self._impl
+        )
+
+        def first(leaf: jax.Array) -> jax.Array:
+            return jnp.asarray(np.asarray(leaf.addressable_data(0)[0]))
+
+        return self._with_memory(lambda: jax.tree.map(first, next(self._rounds(key[None], masks))[0]))
 
     def predict(self, params: Params, x: Any) -> jax.Array:
         """Return the outputs `[B, C]` of a submodel, as from `train`, on inputs `x [B, ...]`."""
@@ -195,7 +200,7 @@ class TrainingGame:
         Raises:
           ValueError: if `num_submodels` is not a positive integer.
         """
-        num_rows = self._round_size
+        num_submodels, num_rows = checks.count(num_submodels, "num_submodels"), self._round_size
         masks = np.random.default_rng(0).random((num_rows, self.num_sources)) < self._inclusion
         keys = jax.random.split(jax.random.key(0, impl=self._impl), num_rows)
         seconds = []
@@ -204,7 +209,7 @@ class TrainingGame:
             self(keys, masks)
             seconds.append(time.perf_counter() - begin)
         return Preview(
-            num_submodels=checks.count(num_submodels, "num_submodels"),
+            num_submodels=num_submodels,
             seconds=seconds[1] * -(-num_submodels // num_rows),
             seconds_to_compile=max(seconds[0] - seconds[1], 0.0),
             num_bytes=self._tile_program().num_bytes,
