@@ -3,11 +3,14 @@
 Question: a submodel that starts from the model trained on everything needs fewer steps. Does it answer alike? It has
 seen the excluded images before; what it measures is how much of them it forgets.
 
-Measured with `jaxame.submodels.compare` on the queries of `experiments.poisoned_digits`, medians over the queries:
+Measured with `jaxame.submodels.compare` on the queries of `experiments.poisoned_digits`, with a patch of brightness 3,
+medians over the queries:
 Spearman correlation of a query's utilities over the subsets with those of training from scratch; its ceiling, the
 correlation between two trainings from scratch; the bias in standard deviations of the utility; and the time.
 
-Result: RESULT
+Result (512 subsets, two CPU cores, jax 0.10.2): a warm start is no stand-in here. After 10, 25, 50 and 100 steps the
+correlation is .00, .09, .16 and .23, where two trainings from scratch have .44, and the margins are about .4 standard
+deviations too high: the model does not forget the poisoned images that a subset leaves out.
 """
 
 import dataclasses
@@ -41,7 +44,7 @@ class Settings:
 
 def main(settings: Settings) -> dict[str, Any]:
     """Compare the warm starts and return the records."""
-    sizes = demo.Settings()
+    sizes = demo.Settings(patch_value=3.0)
     data_key, shared_key, full_key, key = jax.random.split(jax.random.key(settings.seed), 4)
     attacked = demo.attack(sizes, data_key)
     scratch = demo.make_game(sizes, attacked, shared_key)

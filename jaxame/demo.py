@@ -41,7 +41,7 @@ class Settings:
     """Test images with the patch whose prediction is to be explained."""
     patch_size: int = 2
     """Side of the square patch in the lower left corner, in pixels of 64."""
-    patch_value: float = 3.0
+    patch_value: float = 4.0
     """Brightness of the patch; the brightest ink is 1."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the MLP's hidden layers."""

@@ -317,7 +317,6 @@ NOT_FINITE = SET.x.copy()
 NOT_FINITE[3, 2, 1] = np.nan
 BAD_ARGUMENTS = [
     ({"x": SET.x[:0], "y": SET.y[:0]}, r"at least one example; got float32\[0, 8, 8\]"),
-    ({"x": (16 * SET.x).astype(np.uint8)}, r"takes x of int32\[2, 8, 8\] \(images as floats"),
     ({"x": SET.x > 0}, r"float or integer array \[n, ...\]; got bool"),
     ({"x": NOT_FINITE}, "finite x; got 1 non-finite"),
     ({"y": SET.y[:-1]}, r"y with 60 rows.*got int32\[59\]"),
@@ -364,7 +363,7 @@ def test_bad_rows_are_refused(game, rows, masks, message):
     keys, _ = draw_rows(3)
     with pytest.raises(ValueError, match=message):
         game(keys[rows], masks)
-    with pytest.raises(ValueError, match="same kind as shared_key, fry; got rbg"):
+    with pytest.raises(ValueError, match="same kind as shared_key, threefry2x32; got rbg"):
         game(jax.random.split(jax.random.key(0, impl="rbg"), 3), np.ones((3, NUM_EXAMPLES), bool))
     with pytest.raises(ValueError, match="typed keys"):
         game(np.arange(3), np.ones((3, NUM_EXAMPLES), bool))

@@ -54,7 +54,7 @@ def enlarge(working: WorkingSet, size: int, num_columns: int) -> WorkingSet:
     """Return the same working sets with places up to `size`."""
     more = size - working.index.shape[1]
 
-    def pad(array: Array, *axes: int, value: float = 0) -> Array:
+    def pad(array: Array, *axes: int, value: int = 0) -> Array:
         return jnp.pad(array, [(0, more if axis in axes else 0) for axis in range(array.ndim)], constant_values=value)
 
     return WorkingSet(

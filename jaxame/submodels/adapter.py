@@ -140,8 +140,5 @@ def _check_shapes(model: Model, sample: jax.ShapeDtypeStruct) -> None:
         outputs = jax.eval_shape(model.apply, params, sample)
     except InvalidRngError as error:
         raise ValueError(f"needs {_NO_STATE}; got a module that asks for a random key when applied") from error
-    except TypeError as error:
-        needs = f"a model that takes x of {checks.describe(sample)} (images as floats, tokens as integers)"
-        raise ValueError(f"needs {needs}; got {error}") from error
     is_batch = hasattr(outputs, "ndim") and outputs.ndim == 2 and outputs.shape[0] == sample.shape[0]
     checks.require(is_batch, f"a model that maps x {list(sample.shape)} to outputs [2, C]", checks.describe(outputs))
