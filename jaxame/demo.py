@@ -57,9 +57,9 @@ class Settings:
     """Submodels trained, each on its own random subset."""
     inclusion: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     """Inclusion probabilities; each submodel draws one of them."""
-    copies: int = 34
+    copies: int = 7
     """Knockoff copies."""
-    fdr: float = 0.01
+    fdr: float = 0.05
     """False discovery rate of the selection."""
     folds: int = 5
     """Folds of the cross-validation."""
