@@ -7,9 +7,9 @@ Result: means over seeds 0 to 4 (20 queries each) of precision .934 and recall .
 .835. 29 to 33 s from a cold start, 1.7 GB. Two cores of an AMD EPYC, Python 3.11, jax 0.10.2; 3,000 submodels.
 
 Settings: model and design were compared on seeds 100 to 111. The brightness of the patch is the smallest of 3, 3.5, 4
-and 5 with an attack success of at least .95 on each of seeds 120 to 139. FDR and copies are then, of .01, .02 and .05, each
-with the copies that allow selections of three, those whose mean precision and recall on seeds 120 to 124 both stay
-farthest above .9 and .8 (the smaller distance was .039, .071 and .075). The runs are in
+and 5 with an attack success of at least .95 on each of seeds 120 to 139. FDR and copies are then, of .01, .02 and
+.05, each with the copies that allow selections of three, those whose mean precision and recall on seeds 120 to 124
+both stay farthest above .9 and .8 (the smaller distance was .039, .071 and .075). The runs are in
 results/choice.poisoned_digits.json, with those of an earlier round, seeds 120 to 129 at brightness 3.
 
 Seeds 0 to 4 chose none of these, but they were looked at on the way: under four earlier settings, whose results decided
