@@ -25,13 +25,14 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.cases import Case, make_case
 from benchmarks.peers.common import attempt
-from jaxame import cli, environment
+from jaxame import checks, cli, environment
 from jaxame.submodels import TrainingGame
 from jaxame.submodels.arguments import cross_entropy
 from jaxame.submodels.flops import flops_per_example
 
 Record = dict[str, Any]
 _TIMED_SEED, _FRESH_SEED = 1, 2
+_PEERS = ("sklearn", "torch")
 _PEAK_SIDE = {"cpu": 2048, "gpu": 8192}
 
 
@@ -84,11 +85,14 @@ class Solver:
 
 def main(settings: Settings) -> dict[str, Any]:
     """Run the race and return what goes into the JSON file."""
+    names = [name for name in settings.peers.split(",") if name]
+    known = all(name in _PEERS for name in names)
+    checks.require(known, f"peers among {', '.join(_PEERS)}, separated by commas", repr(settings.peers))
     cli.use_all_cores()
     platform = jax.default_backend()
     case = make_case(settings.model, settings.data_dir, has_gpu=platform == "gpu")
     solvers, tried, versions = list(_ours(case, settings.num_fresh)), [], environment.versions()
-    for name in filter(None, settings.peers.split(",")):
+    for name in names:
         peer: Any = importlib.import_module(f"benchmarks.peers.{name}_peer")
         if reason := peer.missing(case.task):
             print(f"skipped {name}: {reason}")
@@ -112,6 +116,7 @@ def main(settings: Settings) -> dict[str, Any]:
     return {
         "records": records + tried,
         "model": settings.model,
+        "num_fresh": settings.num_fresh,
         "peak_flops_per_second": peak,
         "versions": versions,
         "devices": environment.devices(),

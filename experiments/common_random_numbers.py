@@ -18,7 +18,6 @@ default submodels therefore share their order and not their start.
 
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import jax
 import numpy as np
 import tyro
 
+from experiments import records
 from jaxame import cli, demo, environment
 from jaxame.design import Design, Grid, sample_design
 from jaxame.estimators import evaluate
@@ -51,7 +51,7 @@ def main(settings: Settings) -> dict[str, Any]:
     design = sample_design(
         design_key, Grid(sizes.inclusion), num_submodels=settings.num_submodels, num_sources=len(attacked.train)
     )
-    records = []
+    found = []
     for share_order, share_init in itertools.product((False, True), repeat=2):
         utilities = np.stack(
             [
@@ -63,8 +63,8 @@ def main(settings: Settings) -> dict[str, Any]:
                 for key in shared_keys
             ]
         )
-        records.append({"share_order": share_order, "share_init": share_init, **measure(design, utilities)})
-    return {"records": records, "seed": settings.seed, "num_submodels": settings.num_submodels} | {
+        found.append({"share_order": share_order, "share_init": share_init, **measure(design, utilities)})
+    return {"records": found, "seed": settings.seed, "num_submodels": settings.num_submodels} | {
         "versions": environment.versions(),
         "devices": environment.devices(),
     }
@@ -99,9 +99,4 @@ def measure(design: Design, utilities: np.ndarray) -> dict[str, float]:
 if __name__ == "__main__":
     cli.use_all_cores()
     chosen = tyro.cli(Settings, description=__doc__)
-    results = main(chosen)
-    for record in results["records"]:
-        print(", ".join(f"{name} {value:.3g}" for name, value in record.items()))
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(results, indent=2) + "\n")
+    records.finish(main(chosen), chosen.json)

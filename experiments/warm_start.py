@@ -14,7 +14,6 @@ deviations too high: the model does not forget the poisoned images that a subset
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 import optax
 import tyro
 
+from experiments import records
 from jaxame import cli, demo, environment
 from jaxame.design import Grid
 from jaxame.submodels import compare
@@ -50,14 +50,14 @@ def main(settings: Settings) -> dict[str, Any]:
     scratch = demo.make_game(sizes, attacked, shared_key)
     start = scratch.train(full_key, np.ones(scratch.num_sources, bool))
     cost = scratch.preview(settings.num_submodels).seconds
-    records = []
+    found = []
     for num_steps in settings.steps:
         rate = optax.linear_schedule(sizes.learning_rate, 0.0, num_steps)
         optimizer = optax.sgd(rate, sizes.momentum)
         warm = demo.make_game(sizes, attacked, shared_key, start=start, num_steps=num_steps, optimizer=optimizer)
         law = Grid(sizes.inclusion)
         agreement = compare(warm, scratch, key=key, law=law, num_submodels=settings.num_submodels)
-        records.append(
+        found.append(
             {
                 "steps": num_steps,
                 "rank_correlation": float(np.median(agreement.rank_correlation)),
@@ -66,7 +66,7 @@ def main(settings: Settings) -> dict[str, Any]:
                 "time": warm.preview(settings.num_submodels).seconds / cost,
             }
         )
-    return {"records": records, "seed": settings.seed, "num_submodels": settings.num_submodels} | {
+    return {"records": found, "seed": settings.seed, "num_submodels": settings.num_submodels} | {
         "versions": environment.versions(),
         "devices": environment.devices(),
     }
@@ -75,9 +75,4 @@ def main(settings: Settings) -> dict[str, Any]:
 if __name__ == "__main__":
     cli.use_all_cores()
     chosen = tyro.cli(Settings, description=__doc__)
-    results = main(chosen)
-    for record in results["records"]:
-        print(", ".join(f"{name} {value:.3g}" for name, value in record.items()))
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(results, indent=2) + "\n")
+    records.finish(main(chosen), chosen.json)

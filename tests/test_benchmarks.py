@@ -46,6 +46,11 @@ def test_every_solver_has_a_rate_and_an_objective(results):
     assert records["jaxame-masked"]["flops_per_submodel"] == STEPS * 250 * FLOPS_MLP
 
 
+def test_an_unknown_peer_is_refused():
+    with pytest.raises(ValueError, match="peers among sklearn, torch.*got 'sklearn,jax'"):
+        submodels.main(submodels.Settings(peers="sklearn,jax"))
+
+
 def test_the_objective_is_that_of_the_trained_submodels(case, results):
     keys, masks = submodels._rows(submodels._FRESH_SEED, case, FRESH)
     game = case.game(lambda apply, params: jnp.zeros(1), feed="gathered")
