@@ -47,7 +47,7 @@ def test_every_solver_has_a_rate_and_an_objective(results):
 
 
 def test_an_unknown_peer_is_refused():
-    with pytest.raises(ValueError, match="peers among sklearn, torch.*got 'sklearn,jax'"):
+    with pytest.raises(ValueError, match=r"peers among sklearn, torch.*got 'sklearn,jax'"):
         submodels.main(submodels.Settings(peers="sklearn,jax"))
 
 
