@@ -39,11 +39,16 @@ def test_every_solver_has_a_rate_and_an_objective(results):
     for record in records.values():
         assert record["submodels_per_second"] == pytest.approx(record["num_submodels"] / np.median(record["seconds"]))
         assert len(record["seconds"]) == 2
+        assert 0 < record["objective_se"] < record["objective"]
         assert record["fraction_of_peak"] == pytest.approx(
             record["flops_per_second"] / results["peak_flops_per_second"]
         )
     assert records["jaxame"]["flops_per_submodel"] == STEPS * 125 * FLOPS_MLP
     assert records["jaxame-masked"]["flops_per_submodel"] == STEPS * 250 * FLOPS_MLP
+
+
+def test_a_large_batch_of_one_model_is_a_mark_to_reach(case):
+    assert submodels._unbatched(case)() > 0
 
 
 def test_an_unknown_peer_is_refused():

@@ -22,7 +22,7 @@ from jaxame.submodels import (
     resnet9,
 )
 from jaxame.submodels.adapter import in_dtype
-from jaxame.submodels.conv import CHANNELS_LAST
+from jaxame.submodels.conv import CHANNELS_LAST, LOWERINGS
 from jaxame.submodels.feeds import Examples, example_order
 from jaxame.submodels.models import MLP, max_pool
 from jaxame.submodels.training import Recipe, fit
@@ -68,17 +68,20 @@ def test_convolutions_agree_with_xla(case):
     assert_trees_close(ours, xla, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("lowering", ["patches", "native"])
+@pytest.mark.parametrize("lowering", LOWERINGS)
 def test_the_lowering_asked_for_is_the_one_that_runs(lowering):
     model = as_model(cnn((8, 8), 10, (2, 3)), SET.x, lowering=lowering)
     program = str(jax.make_jaxpr(model.apply)(model.init(jax.random.key(0)), SET.x[:2]))
     assert ("conv_general_dilated" in program) == (lowering == "native")
 
 
-def test_lowerings_give_the_same_model():
-    params = as_model(cnn((8, 8), 10, (2, 3)), SET.x).init(jax.random.key(0))
-    one, other = (as_model(cnn((8, 8), 10, (2, 3)), SET.x, lowering=name) for name in ("patches", "native"))
+@pytest.mark.parametrize("lowering", LOWERINGS[1:])
+def test_lowerings_give_the_same_model(lowering):
+    one, other = (as_model(cnn((8, 8), 10, (2, 3)), SET.x, lowering=name) for name in (LOWERINGS[0], lowering))
+    params = one.init(jax.random.key(0))
     np.testing.assert_allclose(one.apply(params, SET.x), other.apply(params, SET.x), rtol=1e-4, atol=1e-5)
+    slopes = [jax.grad(lambda p, f=model.apply: jnp.sum(jnp.sin(f(p, SET.x))))(params) for model in (one, other)]
+    assert_trees_close(*slopes, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 7, 9, 3)])
@@ -169,7 +172,7 @@ def test_compute_type_changes_the_computation_only():
         (lambda: cnn((3, 8), 10), r"sides of at least 4 for 2 pools; got \[3, 8\]"),
         (lambda: resnet9(10, width=24), "width a multiple of 16; got 24"),
         (lambda: bag_of_embeddings(1, 10), "num_tokens to be an integer >= 2; got int 1"),
-        (lambda: as_model(mlp((64, 10)), SET.x, lowering="fft"), '"patches" or "native"; got \'fft\''),
+        (lambda: as_model(mlp((64, 10)), SET.x, lowering="fft"), "lowering to be one of patches, native; got 'fft'"),
         (lambda: in_dtype(as_model(mlp((64, 10)), SET.x), jnp.int32), "compute_dtype to be a floating-point type"),
     ],
 )

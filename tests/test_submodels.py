@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import stats
 from training_helpers import (
@@ -26,9 +27,9 @@ from training_helpers import (
 import jaxame
 from jaxame import queries
 from jaxame.design import Grid, sample_design
-from jaxame.submodels import as_model, cnn, compare, mlp, tiles
+from jaxame.submodels import as_model, cnn, compare, mlp, resnet9, tiles
 from jaxame.submodels.feeds import Examples
-from jaxame.submodels.sizes import default_sizes
+from jaxame.submodels.sizes import choose_lowering, default_sizes
 from jaxame.submodels.training import Recipe
 
 
@@ -243,9 +244,9 @@ def test_a_full_batch_is_masked():
         make_game(batch_size=None, feed="gathered")
 
 
-def sizes_of(model, x, platform, batch_size=128):
+def sizes_of(model, x, platform, batch_size=128, lowering="patches"):
     recipe = Recipe(as_model(model, x), momentum_sgd, None, num_steps=3, batch_size=batch_size)
-    return default_sizes(recipe, Examples(x, SET.y, np.arange(len(x))), platform)
+    return default_sizes(recipe, Examples(x, SET.y, np.arange(len(x))), lowering, platform)
 
 
 def test_default_sizes_follow_the_model():
@@ -257,6 +258,39 @@ def test_default_sizes_follow_the_model():
     assert 8 <= piece <= 32
     assert sizes_of(cnn((28, 28), 10), large, "gpu")[0] > 8
     assert sizes_of(cnn((28, 28), 10), large, "gpu")[1] == 128
+    assert sizes_of(cnn((28, 28), 10), large, "gpu", lowering="native") == (1, 128)
+
+
+COLOURED = np.zeros((1, 32, 32, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "batch_size", "platform", "chosen"),
+    [
+        (resnet9(10), COLOURED, 512, "cpu", "patches"),
+        (resnet9(10), COLOURED, 512, "gpu", "native"),
+        (resnet9(10), COLOURED, 8, "gpu", "patches"),
+        (cnn((8, 8), 10), SET.x, 128, "gpu", "patches"),
+    ],
+)
+def test_the_lowering_is_chosen_by_device_and_by_the_size_of_a_step(model, x, batch_size, platform, chosen):
+    recipe = Recipe(as_model(model, x), momentum_sgd, optax.softmax_cross_entropy_with_integer_labels, 3, batch_size)
+    examples = Examples(x, SET.y[: len(x)], np.arange(len(x)))
+    assert choose_lowering(recipe, examples, "auto", platform) == chosen
+    for lowering in ("patches", "native"):
+        assert choose_lowering(recipe, examples, lowering, platform) == lowering
+
+
+@pytest.mark.parametrize("feed", ["masked", "gathered"])
+def test_native_convolutions_are_trained_one_submodel_at_a_time_and_not_grouped(feed):
+    shared = {"model": cnn((8, 8), 10, (2, 3)), "num_steps": 4, "feed": feed, "tile": None}
+    patches, native = (make_game(lowering=name, **shared) for name in ("auto", "native"))
+    assert (patches.about["lowering"], native.about["lowering"], native.about["tile"]) == ("patches", "native", 1)
+    program = native._tile_program().run.as_text()
+    assert "convolution(" in program
+    assert "group_count" not in program
+    keys, masks = draw_rows(3)
+    np.testing.assert_allclose(native(keys, masks), patches(keys, masks), rtol=1e-3, atol=1e-4)
 
 
 def test_a_small_step_takes_less_memory(monkeypatch):
@@ -306,7 +340,7 @@ def test_the_preview_tells_time_and_memory(game):
     preview = game.preview(1000)
     assert preview.seconds > 0
     assert preview.num_bytes > SET.x.nbytes
-    assert (preview.tile, preview.feed, preview.num_devices) == (TILE, game.feed, 1)
+    assert (preview.tile, preview.feed, preview.lowering, preview.num_devices) == (TILE, game.feed, "patches", 1)
     assert preview.submodels_per_second == pytest.approx(1000 / preview.seconds)
     assert "1,000 submodels in about" in str(preview)
     with pytest.raises(ValueError, match="num_submodels"):
@@ -336,6 +370,7 @@ BAD_ARGUMENTS = [
     ({"tile": 2.0}, "tile to be an integer >= 1; got float 2.0"),
     ({"piece": 0}, "piece to be an integer >= 1; got int 0"),
     ({"feed": "fast"}, "feed to be one of auto, masked, gathered; got 'fast'"),
+    ({"lowering": "fft"}, "lowering to be one of auto, patches, native; got 'fft'"),
     ({"inclusion": 1.0}, "inclusion strictly between 0 and 1; got float 1.0"),
     ({"augment": 3}, "augment to be callable"),
     ({"augment": lambda key, x: x[:1]}, r"augment to return float32\[2, 8, 8\].*; got float32\[1, 8, 8\]"),

@@ -42,8 +42,8 @@ def as_model(model: Any, sample_x: Any, *, lowering: str = "patches") -> Model:
       model: one of a Flax NNX factory `make(rngs=nnx.Rngs) -> nnx.Module` (a module class or a partial of one will
         do), a Flax Linen module, a pair `(init, apply)`, or a `Model`.
       sample_x: `[n, ...]` inputs, or anything with their shape and dtype; nothing is computed on them.
-      lowering: of the convolutions of an NNX module, `"patches"` (see `jaxame.submodels.conv`) or `"native"`. Other
-        models choose for themselves: Linen's layers take `conv_general_dilated` as an argument.
+      lowering: of the convolutions of an NNX module, `"patches"` (see `jaxame.submodels.conv`) or `"native"`;
+        `TrainingGame` chooses. Other models choose for themselves: Linen's layers take `conv_general_dilated`.
 
     Returns:
       The model as pure functions, safe under `jax.vmap`.
@@ -53,7 +53,7 @@ def as_model(model: Any, sample_x: Any, *, lowering: str = "patches") -> Model:
         not floating-point, or does not map `[B, ...]` to `[B, C]`.
     """
     sample = jax.ShapeDtypeStruct((2, *sample_x.shape[1:]), sample_x.dtype)
-    checks.require(lowering in ("patches", "native"), 'lowering "patches" or "native"', repr(lowering))
+    checks.require(lowering in conv.LOWERINGS, f"lowering to be one of {', '.join(conv.LOWERINGS)}", repr(lowering))
     pure = _adapter(model)(model, sample, lowering)
     _check_shapes(pure, sample)
     return pure

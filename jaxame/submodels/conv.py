@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+LOWERINGS = ("patches", "native")
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 
 

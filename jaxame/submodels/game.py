@@ -57,7 +57,8 @@ class TrainingGame:
       augment: `(key, x [B, ...]) -> x [B, ...]`, applied to every batch; see `jaxame.submodels.augment`.
       compute_dtype: floating-point type of the forward and backward pass, such as `jnp.bfloat16`; parameters, optimiser
         and loss keep theirs.
-      lowering: how convolutions are computed; see `as_model`.
+      lowering: how the convolutions of an NNX module are computed. `"patches"`: as batched matrix products. `"native"`:
+        as XLA does, with tiles of 1. `"auto"`: by device and by the size of a step, see `sizes.choose_lowering`.
       tile: submodels trained at once on a device, `T`; chosen from the model's size by default. Changing it changes
         results by rounding, which training amplifies.
       piece: examples whose gradient is taken at once; chosen like `tile`, with the same effect on results.
@@ -69,6 +70,7 @@ class TrainingGame:
       num_queries: `Q`.
       query: the query, as given.
       feed: `"masked"` or `"gathered"`.
+      lowering: `"patches"` or `"native"`.
       warm_start: whether the submodels start from given parameters.
       tile: `T`. Becomes smaller when memory runs out, which is logged.
       piece: examples whose gradient is taken at once.
@@ -101,7 +103,7 @@ class TrainingGame:
         start: Params | None = None,
         augment: Augment | None = None,
         compute_dtype: Any = None,
-        lowering: str = "patches",
+        lowering: str = "auto",
         tile: int | None = None,
         piece: int | None = None,
         mesh: Mesh | None = None,
@@ -110,9 +112,8 @@ class TrainingGame:
         groups = arguments.checked_groups(groups, len(x))
         is_optimizer = isinstance(optimizer, optax.GradientTransformation)
         checks.require(is_optimizer, "optimizer to be an optax GradientTransformation", repr(optimizer))
-        pure = as_model(model, x, lowering=lowering)
         recipe = Recipe(
-            pure if compute_dtype is None else in_dtype(pure, compute_dtype),
+            as_model(model, x),
             optimizer,
             loss,
             num_steps=checks.count(num_steps, "num_steps"),
@@ -140,7 +141,11 @@ class TrainingGame:
         self._impl = str(jax.random.key_impl(shared_key))
         self._shared = tiles.put_everywhere((jax.random.key_data(shared_key), examples), self._mesh)
         platform = self._mesh.devices.flat[0].platform
-        default = sizes.default_sizes(self._recipe, examples, platform)
+        self.lowering = sizes.choose_lowering(self._recipe, examples, lowering, platform)
+        pure = as_model(model, x, lowering=self.lowering)
+        pure = pure if compute_dtype is None else in_dtype(pure, compute_dtype)
+        self._recipe = dataclasses.replace(self._recipe, model=pure)
+        default = sizes.default_sizes(self._recipe, examples, self.lowering, platform)
         self.tile = default[0] if tile is None else checks.count(tile, "tile")
         self.piece = default[1] if piece is None else min(checks.count(piece, "piece"), self._recipe.step_size)
         self._recipe = dataclasses.replace(self._recipe, piece=self.piece)
@@ -217,6 +222,7 @@ class TrainingGame:
             tile=self.tile,
             piece=self.piece,
             feed=self.feed,
+            lowering=self.lowering,
         )
 
     @property
@@ -224,7 +230,7 @@ class TrainingGame:
         """What to record with results."""
         names = ("num_steps", "batch_size", "own_batch", "share_order")
         recipe = {name: getattr(self._recipe, name) for name in names}
-        sizes = {"tile": self.tile, "piece": self.piece}
+        sizes = {"lowering": self.lowering, "tile": self.tile, "piece": self.piece}
         return {"feed": self.feed, **recipe, "share_init": self._share_init, "warm_start": self.warm_start, **sizes}
 
     @property

@@ -16,6 +16,7 @@ class Preview:
       tile: submodels trained at once on a device.
       piece: examples whose gradient is taken at once.
       feed: `"masked"` or `"gathered"`.
+      lowering: of convolutions, `"patches"` or `"native"`.
     """
 
     num_submodels: int
@@ -26,6 +27,7 @@ class Preview:
     tile: int
     piece: int
     feed: str
+    lowering: str
 
     @property
     def submodels_per_second(self) -> float:
@@ -36,5 +38,5 @@ class Preview:
         return (
             f"{self.num_submodels:,} submodels in about {self.seconds:,.1f} s ({self.submodels_per_second:,.3g} per "
             f"second), {self.num_bytes / 2**20:,.0f} MiB on each of {self.num_devices} devices "
-            f"({self.feed} feed, tiles of {self.tile}, pieces of {self.piece} examples)"
+            f"({self.feed} feed, convolutions: {self.lowering}, tiles of {self.tile}, pieces of {self.piece} examples)"
         )

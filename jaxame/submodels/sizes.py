@@ -1,4 +1,4 @@
-"""How training is cut up: which feed, how many submodels at once, how many examples at once."""
+"""How training is done: which feed, which convolutions, how many submodels at once, how many examples at once."""
 
 import dataclasses
 import math
@@ -7,15 +7,22 @@ import jax
 import jax.numpy as jnp
 
 from jaxame import checks
+from jaxame.submodels import conv
 from jaxame.submodels.feeds import Examples
 from jaxame.submodels.flops import flops_per_example
 from jaxame.submodels.training import Recipe
 
 FEEDS = ("auto", "masked", "gathered")
+LOWERINGS = ("auto", *conv.LOWERINGS)
 
 # Time per example of the gathered feed, in units of that of the masked feed: products without a common factor, and
 # bytes to gather per operation. Fitted to logistic regression and an MLP in benchmarks/results/submodels.*.json.
 _GATHERED_PRODUCTS, _GATHERED_BYTES = 1.3, 14.0
+
+# Operations of a step with which one submodel fills an accelerator (not measured): a step of ResNet-9 is some 150
+# kernels, launched in 5 us each, in which a device of 800 TFLOP/s (bfloat16) at a third of its peak does 2e11. From
+# there on patches only cost: nine times the activations through a memory of 4 TB/s, as long as the products themselves.
+_FILLING_STEP_ACCELERATOR = 2e11
 
 # What a step of one tile should touch: a core's share of the cache; on an accelerator enough to fill it (not measured).
 _STEP_BYTES = {"cpu": 2**22}
@@ -50,17 +57,43 @@ def choose_feed(recipe: Recipe, examples: Examples, feed: str, inclusion: float,
     return dataclasses.replace(recipe, own_batch=own_batch if is_gathered else None)
 
 
-def default_sizes(recipe: Recipe, examples: Examples, platform: str) -> tuple[int, int]:
+def choose_lowering(recipe: Recipe, examples: Examples, lowering: str, platform: str) -> str:
+    """Return the lowering of convolutions asked for.
+
+    `"auto"` takes patches on a CPU, where they were measured to be the fastest. On an accelerator it takes XLA's own
+    convolutions, one submodel at a time, where a step of one submodel is large enough to fill the device, and patches,
+    many submodels at a time, where it is not; that part of the rule is reasoned, not measured.
+
+    Args:
+      recipe: what is trained, with any lowering: the operations are the same.
+      examples: the training set, of which only shape and type count.
+      lowering: one of `LOWERINGS`.
+      platform: of the devices that train, such as `"cpu"` or `"gpu"`.
+
+    Raises:
+      ValueError: if `lowering` is unknown.
+    """
+    checks.require(lowering in LOWERINGS, f"lowering to be one of {', '.join(LOWERINGS)}", repr(lowering))
+    if lowering != "auto":
+        return lowering
+    if platform == "cpu":
+        return "patches"
+    step = recipe.step_size * flops_per_example(recipe, examples.x, examples.y)
+    return "native" if step >= _FILLING_STEP_ACCELERATOR else "patches"
+
+
+def default_sizes(recipe: Recipe, examples: Examples, lowering: str, platform: str) -> tuple[int, int]:
     """Choose how many submodels a device trains at once, and the examples whose gradient is taken at once.
 
     Both are powers of two (a piece may also be the whole batch) such that a step touches about 4 MiB on a CPU, a core's
     share of the cache (best or within a few per cent of it for MLPs and CNNs), or 2 GiB on an accelerator (not
-    measured). A batch is cut into pieces only where one submodel alone is more than that.
+    measured). A batch is cut into pieces only where one submodel alone is more than that. Native convolutions train
+    one submodel at a time: mapped over several they would be grouped, see `jaxame.submodels.conv`.
     """
     budget = _STEP_BYTES.get(platform, _STEP_BYTES_ACCELERATOR)
     largest = _LARGEST_TILE.get(platform, _LARGEST_TILE_ACCELERATOR)
     whole, half = (_step_bytes(recipe, examples, size) for size in (recipe.step_size, -(-recipe.step_size // 2)))
-    tile = min(max(2 ** round(math.log2(budget / whole)), 1), largest)
+    tile = 1 if lowering == "native" else min(max(2 ** round(math.log2(budget / whole)), 1), largest)
     per_example = max((whole - half) / max(recipe.step_size // 2, 1), 1)
     piece = max(2 ** round(math.log2(budget / per_example)), _SMALLEST_PIECE)
     return tile, min(piece, recipe.step_size) if tile == 1 else recipe.step_size
