@@ -12,59 +12,75 @@ from scipy.sparse.linalg import LinearOperator
 
 from jaxame.design import Design
 
-_BLOCK_BYTES = 128
+_BLOCK_COLUMNS = 1024
 _POLYNOMIAL_DEGREE = 4
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("packed", "low", "step"), meta_fields=("num_sources",)
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("packed", "low", "step"), meta_fields=("num_rows",))
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskColumns:
-    """`C` stacked masks of `N` sources as `P = C N` regression columns `x = low + step * bit`, never formed as a whole.
-
-    Column `c N + j` belongs to source `j` of mask `c`; mask 0 is the design, the others are its redrawn copies.
+    """Membership as `P` regression columns `x = low + step * bit`, never formed as a whole.
 
     Attributes:
-      packed: `[C, M, ceil(N/8)]` bits, as `numpy.packbits(bitorder="little")`.
+      packed: `[P, ceil(M/8)]` the bits of each column, as `numpy.packbits(bitorder="little")` along the rows.
       low: `[M]` code of a source that is out.
       step: `[M]` code of a source that is in, less `low`.
-      num_sources: `N`. Static.
+      num_rows: `M`. Static.
     """
 
     packed: Array
     low: Array
     step: Array
-    num_sources: int
+    num_rows: int
 
     @property
     def num_columns(self) -> int:
         """`P`."""
-        return self.packed.shape[0] * self.num_sources
+        return self.packed.shape[0]
 
-    def gather(self, index: Int[Array, "A"]) -> Float[Array, "M A"]:
+    def gather(self, index: Int[Array, "A"]) -> Float[Array, "A M"]:
         """Columns `index [A]`; an index of `P` or more gives a column of zeros."""
-        used = index < self.num_columns
-        copy, source = jnp.divmod(jnp.where(used, index, 0), self.num_sources)
-        byte: UInt8[Array, "A M"] = self.packed[copy, :, source // 8]
-        bit = (byte >> (source % 8).astype(jnp.uint8)[:, None]) & 1
-        return jnp.where(used[None, :], self.low[:, None] + self.step[:, None] * bit.T, 0.0)
+        bits = _unpack(self.packed[jnp.minimum(index, self.num_columns - 1)], self.num_rows)
+        return jnp.where((index < self.num_columns)[:, None], self.low + self.step * bits.astype(self.low.dtype), 0.0)
 
-    def transpose_product(self, rows: Float[Array, "M B"]) -> Float[Array, "P B"]:
-        """`X.T rows`, from a block of bits at a time."""
-        num_copies, num_rows, num_bytes = self.packed.shape
-        block = min(_BLOCK_BYTES, num_bytes)
-        num_blocks = -(-num_bytes // block)
-        padded = jnp.pad(self.packed, ((0, 0), (0, 0), (0, num_blocks * block - num_bytes)))
-        blocks = padded.reshape(num_copies, num_rows, num_blocks, block).transpose(0, 2, 1, 3)
-        scaled = self.step[:, None] * rows
+    def product(self, rows: Float[Array, "B M"]) -> Float[Array, "B P"]:
+        """`rows X`, from a block of columns at a time."""
+        scaled, constant = rows * self.step, rows @ self.low
+        size = min(_BLOCK_COLUMNS, self.num_columns)
+        padded = jnp.pad(self.packed, ((0, -self.num_columns % size), (0, 0)))
 
-        def product(packed: UInt8[Array, "M bytes"]) -> Float[Array, "columns B"]:
-            return jnp.unpackbits(packed, axis=1, bitorder="little").astype(rows.dtype).T @ scaled
+        def fill(i: Array, result: Array) -> Array:
+            packed = jax.lax.dynamic_slice_in_dim(padded, i * size, size)
+            block = scaled @ _unpack(packed, self.num_rows).astype(rows.dtype).T + constant[:, None]
+            return jax.lax.dynamic_update_slice_in_dim(result, block, i * size, axis=1)
 
-        in_blocks = jax.lax.map(product, blocks.reshape(-1, num_rows, block))
-        by_copy = in_blocks.reshape(num_copies, -1, rows.shape[1])[:, : self.num_sources]
-        return by_copy.reshape(-1, rows.shape[1]) + self.low @ rows
+        result = jnp.zeros((rows.shape[0], padded.shape[0]), rows.dtype)
+        return jax.lax.fori_loop(0, padded.shape[0] // size, fill, result)[:, : self.num_columns]
+
+    def squares(self, weight: Float[Array, "M"]) -> Float[Array, "P"]:
+        """`sum_m weight[m] x[m, j]^2` of every column."""
+        squared = dataclasses.replace(self, low=self.low**2, step=(self.low + self.step) ** 2 - self.low**2)
+        return squared.product(weight[None])[0]
+
+
+def _unpack(packed: UInt8[Array, "*n bytes"], count: int) -> UInt8[Array, "*n count"]:
+    bits = (packed[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1  # faster than jnp.unpackbits
+    return bits.reshape(*packed.shape[:-1], -1)[..., :count]
+
+
+@functools.partial(jax.jit, static_argnames="num_columns")
+def _transpose_bits(packed: UInt8[Array, "M bytes"], num_columns: int) -> UInt8[Array, "columns row_bytes"]:
+    """Bits packed row by row -> packed column by column, from a block of columns at a time."""
+    num_bytes = packed.shape[1]
+    width = min(_BLOCK_COLUMNS // 8, num_bytes)
+    padded = jnp.pad(packed, ((0, 0), (0, -num_bytes % width)))
+
+    def of_block(start: Array) -> Array:
+        block = jax.lax.dynamic_slice_in_dim(padded, start, width, axis=1)
+        return jnp.packbits(_unpack(block, 8 * width).T, axis=1, bitorder="little")
+
+    blocks = jax.lax.map(of_block, jnp.arange(0, num_bytes, width))
+    return blocks.reshape(-1, blocks.shape[-1])[:num_columns]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +136,12 @@ def _intercepts(p: np.ndarray, finite: bool) -> np.ndarray:
 
 def mask_columns(design: Design, coding: Coding, copies: Array | None = None) -> MaskColumns:
     """Return the regression columns of a design and, after them, of its redrawn copies `[c, M, ceil(N/8)]`."""
-    packed = jnp.asarray(design.packed)[None]
+    rows = [jnp.asarray(design.packed), *(() if copies is None else copies)]
     return MaskColumns(
-        packed=packed if copies is None else jnp.concatenate([packed, copies]),
+        packed=jnp.concatenate([_transpose_bits(packed, design.num_sources) for packed in rows]),
         low=jnp.asarray(coding.low, jnp.float32),
         step=jnp.asarray(coding.high - coding.low, jnp.float32),
-        num_sources=design.num_sources,
+        num_rows=design.num_submodels,
     )
 
 
@@ -138,7 +154,7 @@ def exact_columns(design: Design, coding: Coding, index: np.ndarray) -> np.ndarr
 def exact_operator(design: Design, coding: Coding) -> LinearOperator:
     """Return the design `[M, N]` as a float64 operator that forms a block of columns at a time."""
     num_rows, num_sources = design.num_submodels, design.num_sources
-    width = 8 * _BLOCK_BYTES
+    width = _BLOCK_COLUMNS
     blocks = [np.arange(start, min(start + width, num_sources)) for start in range(0, num_sources, width)]
 
     def product(vectors: np.ndarray) -> np.ndarray:

@@ -47,10 +47,10 @@ def test_implicit_columns_equal_the_dense_matrix():
     columns, x = mask_columns(design, coding, copies), dense(design, coding, copies)
     assert columns.num_columns == 3 * N
     index = jnp.array([0, 7, N - 1, N, 2 * N + 5, 3 * N - 1, 3 * N])
-    np.testing.assert_allclose(columns.gather(index)[:, :-1], x[:, index[:-1]], rtol=1e-6)
-    np.testing.assert_array_equal(columns.gather(index)[:, -1], 0.0)
+    np.testing.assert_allclose(columns.gather(index)[:-1], x[:, index[:-1]].T, rtol=1e-6)
+    np.testing.assert_array_equal(columns.gather(index)[-1], 0.0)
     rows = np.random.default_rng(0).normal(size=(M, 3))
-    product = columns.transpose_product(jnp.asarray(rows, jnp.float32))
+    product = columns.product(jnp.asarray(rows.T, jnp.float32)).T
     np.testing.assert_allclose(product, x.T @ rows, atol=2e-5 * np.abs(x.T @ rows).max())
 
 

@@ -4,12 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.linear_model import Lasso, LassoCV
+from sklearn.linear_model import ElasticNet, Lasso, LassoCV
 from sklearn.model_selection import PredefinedSplit
 
-from jaxame.lasso import DenseColumns, assign_folds, certify, cross_validate, entry_path, make_problem, one_step, refit
+from jaxame.lasso import (
+    DenseColumns,
+    assign_folds,
+    batches,
+    certify,
+    cross_validate,
+    entry_path,
+    make_problem,
+    one_step,
+    refit,
+)
 from jaxame.lasso import path as path_module
-from jaxame.lasso.path import walk_path
+from jaxame.lasso.path import Tolerance, walk_path
 from jaxame.lasso.prox import soft_threshold, violation
 
 M, P, Q, F = 300, 120, 3, 5
@@ -37,8 +47,8 @@ def fold():
     return np.asarray(assign_folds(jax.random.key(3), M, F))
 
 
-def problem(x, targets, weight, z, fold):
-    return make_problem(DenseColumns(x=jnp.asarray(x, jnp.float32)), targets, weight, z, fold)
+def problem(x, targets, weight, z, fold, **options):
+    return make_problem(DenseColumns(x=jnp.asarray(x.T, jnp.float32)), targets, weight, z, fold, **options)
 
 
 def largest_gap(fit, x, targets, weight, z):
@@ -73,6 +83,100 @@ def test_fits_agree_with_scikit_learn(data, fold, weighted):
         peer = Lasso(alpha=fit.penalty[fit.at_min[q], q], tol=1e-10, max_iter=100_000)
         peer.fit(x, targets[:, q], sample_weight=weight)
         np.testing.assert_allclose(fit.coef_min[q], peer.coef_, atol=2e-3 * np.abs(peer.coef_).max())
+
+
+@pytest.mark.parametrize(
+    ("options", "peer_options"),
+    [({"positive": True}, {"positive": True}), ({"l1_ratio": 0.4}, {"l1_ratio": 0.4})],
+    ids=["positive", "elastic net"],
+)
+def test_other_penalties_agree_with_scikit_learn(data, fold, options, peer_options):
+    x, targets, _, _ = data
+    fit = cross_validate(problem(x, targets, np.ones(M), np.ones((M, 1)), fold, **options))
+    for q in range(Q):
+        penalty = fit.penalty[fit.at_min[q], q]
+        peer = ElasticNet(alpha=penalty, **({"l1_ratio": 1.0} | peer_options), tol=1e-10, max_iter=100_000)
+        peer.fit(x, targets[:, q])
+        np.testing.assert_allclose(fit.coef_min[q], peer.coef_, atol=2e-3 * np.abs(peer.coef_).max())
+        assert certify(x, targets[:, q], fit.coef_min[q], penalty, np.ones(M), np.ones((M, 1)), **options)[0] < GAP
+        spoilt = fit.coef_min[q] * 0.8
+        assert certify(x, targets[:, q], spoilt, penalty, np.ones(M), np.ones((M, 1)), **options)[0] > 10 * GAP
+    zero_at = cross_validate(problem(x, targets, np.ones(M), np.ones((M, 1)), fold, **options), num_penalties=2)
+    first = zero_at.penalty[0]
+    for q in range(Q):
+        just_above, just_below = (
+            ElasticNet(alpha=share * first[q], **({"l1_ratio": 1.0} | peer_options), tol=1e-10)
+            .fit(x, targets[:, q])
+            .coef_
+            for share in (1.001, 0.99)
+        )
+        assert not just_above.any()
+        assert just_below.any()
+
+
+def test_penalty_factors_are_a_change_of_scale(data, fold):
+    """`c |b|` on a column is `|b'|` on the column divided by `c`; an infinite `c` keeps it out."""
+    x, targets, _, _ = data
+    factor = np.random.default_rng(0).uniform(0.5, 2.0, P)
+    rows = np.ones(M), np.ones((M, 1))
+    with_factor = cross_validate(problem(x, targets, *rows, fold, factor=factor))
+    scaled = cross_validate(problem(x / factor, targets, *rows, fold))
+    np.testing.assert_allclose(with_factor.penalty, scaled.penalty, rtol=1e-5)
+    np.testing.assert_allclose(with_factor.coef_min, scaled.coef_min / factor, atol=2e-3)
+    best = np.abs(with_factor.coef_min[0]).argmax()
+    factor[best] = np.inf
+    without = cross_validate(problem(x, targets, *rows, fold, factor=factor))
+    assert without.coef_min[0, best] == 0
+    penalty = without.penalty[without.at_min[0], 0]
+    assert certify(x, targets[:, 0], without.coef_min[0], penalty, *rows, factor=factor).relative_gap < GAP
+
+
+def test_given_penalties_are_those_fitted(data, fold):
+    penalties = np.array([0.5, 0.2, 0.1])
+    fit = cross_validate(problem(*data, fold), penalties=penalties, early_end=False)
+    np.testing.assert_allclose(fit.penalty, np.repeat(penalties[:, None], Q, axis=1), rtol=1e-6)
+
+
+def test_double_precision_gives_tighter_fits(data):
+    x, targets, weight, z = data
+    with jax.enable_x64(True):
+        columns, steps = DenseColumns(x=jnp.asarray(x.T, jnp.float64)), []
+        whole = make_problem(columns, targets, weight, z, None, dtype=jnp.float64)
+
+        def keep(step):
+            steps.append(step)
+            return np.ones(Q, bool)
+
+        walk_path(whole, keep, num_penalties=5, min_ratio=0.1, tolerance=Tolerance(gap=1e-12, violation=1e-9))
+        unit = np.asarray(whole.unit)
+    for step in steps[1:]:
+        coef = np.zeros(P)
+        used = step.coef[0] != 0
+        coef[step.index[0, used]] = step.coef[0, used] * unit[0]
+        assert certify(x, targets[:, 0], coef, step.penalty[0] * unit[0], weight, z).relative_gap < 2e-9
+
+
+def test_rows_of_a_unit_share_their_fold():
+    unit = np.repeat(np.arange(50), 2)
+    assigned = np.asarray(assign_folds(jax.random.key(0), 100, 5, unit))
+    np.testing.assert_array_equal(assigned[::2], assigned[1::2])
+    np.testing.assert_array_equal(np.bincount(assigned), 20)
+
+
+def test_batches_and_devices_change_nothing(data, fold, monkeypatch):
+    """Three queries in one batch, and in two batches on a device each."""
+    few = {"num_penalties": 30, "min_ratio": 0.1}
+    whole = cross_validate(problem(*data, fold), **few)
+    monkeypatch.setattr(batches, "QUERIES_AT_ONCE", 2)
+    seen = []
+    shared = cross_validate(
+        problem(*data, fold), **few, devices=jax.devices()[:2], progress=lambda *step: seen.append(step)
+    )
+    np.testing.assert_array_equal(shared.at_min, whole.at_min)
+    np.testing.assert_allclose(shared.coef_min, whole.coef_min, atol=1e-4)
+    assert shared.penalty.shape == whole.penalty.shape
+    assert seen[-1] == ("regress", 60, 60)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
 def test_cross_validation_agrees_with_scikit_learn(data, fold):
@@ -218,15 +322,14 @@ def test_one_step_is_unbiased_where_the_lasso_is_not():
 
 
 def test_all_queries_and_folds_share_every_compiled_call(data, fold, monkeypatch):
-    """One call a penalty, and rarely one more where the strong rule missed a column; not one per query or fold."""
-    calls, assess = [], path_module._assess
+    """One call of the descent a penalty, and one more where it made a new column necessary; not one per problem."""
+    calls, real = [], path_module._descend
 
-    def counted(*args):
+    def counted(*args, **kwargs):
         calls.append(args)
-        return assess(*args)
+        return real(*args, **kwargs)
 
-    monkeypatch.setattr(path_module, "_assess", counted)
+    monkeypatch.setattr(path_module, "_descend", counted)
     cross_validate(problem(*data, fold), num_penalties=40, early_end=False)
     assert 40 <= len(calls) < 60
-    shapes = {tuple(args[2].shape) for args in calls}
-    assert {shape[:2] for shape in shapes} == {(Q, F + 1)}
+    assert {args[3].shape for args in calls} == {(Q, F + 1, M)}

@@ -4,6 +4,7 @@ from jaxame.lasso.certificate import Certificate, certify
 from jaxame.lasso.crossval import CrossValidation, cross_validate
 from jaxame.lasso.debias import one_step
 from jaxame.lasso.entry import EntryPath, entry_path
+from jaxame.lasso.path import Tolerance
 from jaxame.lasso.problem import Columns, DenseColumns, Problem, assign_folds, make_problem
 from jaxame.lasso.relaxed import refit
 
@@ -14,6 +15,7 @@ __all__ = [
     "DenseColumns",
     "EntryPath",
     "Problem",
+    "Tolerance",
     "assign_folds",
     "certify",
     "cross_validate",

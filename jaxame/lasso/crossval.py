@@ -1,10 +1,14 @@
 """Choosing the penalty by K-fold cross-validation, all queries and folds in one batch."""
 
 import dataclasses
+from collections.abc import Sequence
 
+import jax
 import numpy as np
+from scipy import sparse
 
-from jaxame.lasso.path import PathStep, walk_path
+from jaxame.lasso.batches import in_batches
+from jaxame.lasso.path import TOLERANCE, PathStep, Tolerance, walk_path
 from jaxame.lasso.problem import Problem
 from jaxame.types import Progress, silent
 
@@ -19,6 +23,8 @@ class CrossValidation:
       error_se: `[L, Q]` its standard error over the folds.
       at_min: `[Q]` position of the smallest error (`lambda_min`).
       at_1se: `[Q]` first position within one standard error of it (`lambda_1se`).
+      path: for each of the `Q` queries a sparse array `[L, P]`, the coefficients of every fit on all rows, unit of the
+        target; zeros after the path ended.
       coef_min: `[Q, P]` coefficients of the fit on all rows at `lambda_min`, unit of the target.
       coef_1se: `[Q, P]` the same at `lambda_1se`.
       converged: `[Q]` every penalty up to `lambda_min` met the tolerance in every fold.
@@ -29,6 +35,7 @@ class CrossValidation:
     error_se: np.ndarray
     at_min: np.ndarray
     at_1se: np.ndarray
+    path: tuple[sparse.csr_array, ...]
     coef_min: np.ndarray
     coef_1se: np.ndarray
     converged: np.ndarray
@@ -36,7 +43,8 @@ class CrossValidation:
 
 def _fold_share(problem: Problem) -> np.ndarray:
     """Share of each query's weight that each fold holds out, `[Q, F]`."""
-    held = np.asarray(problem.in_blocks(problem.weight.T), np.float64).sum(axis=1).T
+    fold = np.asarray(problem.fold)
+    held = np.asarray(problem.weight, np.float64) @ (fold[:, None] == np.arange(problem.num_folds))
     return held / held.sum(axis=1, keepdims=True)
 
 
@@ -54,12 +62,13 @@ class _Recorder:
         self.share = _fold_share(problem)
         self.early_end = early_end
         self.num_penalties = num_penalties
+        self.num_columns = problem.columns.num_columns
         self.progress = progress
         shape = (num_penalties, self.share.shape[0])
         self.penalty, self.mean, self.se = (np.full(shape, np.nan) for _ in range(3))
         self.converged = np.ones(shape, bool)
         self.errors: list[np.ndarray] = []
-        self.steps: list[tuple] = []
+        self.steps: list[list[tuple[np.ndarray, np.ndarray]]] = []
         self.active = np.ones(shape[1], bool)
 
     def __call__(self, step: PathStep) -> np.ndarray:
@@ -67,11 +76,12 @@ class _Recorder:
         row, on = step.number, self.active
         self.penalty[row, on], self.mean[row, on], self.se[row, on] = step.penalty[on], mean[on], se[on]
         self.converged[row, on] = step.converged[on]
-        self.steps.append((step.index, step.coef))
+        used = [(step.index[q, coef != 0], coef[coef != 0]) for q, coef in enumerate(step.coef)]
+        self.steps.append(used)
         self.errors.append(step.errors)
         if self.early_end:
             self.active = on & ~self._past_minimum()
-        self.progress("regress", row + 1, self.num_penalties if self.active.any() else row + 1)
+        self.progress("regress", row + 1, self.num_penalties)
         return self.active
 
     def _past_minimum(self) -> np.ndarray:
@@ -86,14 +96,44 @@ class _Recorder:
         rise, rise_se = _curve(self.errors[-1] - lowest, self.share)
         return (rise > 0.5 * self.se[best, queries]) & (rise > 2 * rise_se)
 
+    def result(self, unit: np.ndarray) -> CrossValidation:
+        """Choose the penalties of each query; `unit [Q]` is that of its target."""
+        at_min = np.nanargmin(self.mean, axis=0)
+        queries = np.arange(at_min.size)
+        within = self.mean <= (self.mean + self.se)[at_min, queries]
+        at_1se = within.argmax(axis=0)
+        path = tuple(self._path(q) * u for q, u in enumerate(unit))
+        steps = np.arange(self.num_penalties)[:, None]
+        return CrossValidation(
+            penalty=self.penalty * unit,
+            error_mean=self.mean * unit**2,
+            error_se=self.se * unit**2,
+            at_min=at_min,
+            at_1se=at_1se,
+            path=path,
+            coef_min=np.stack([fits[[at]].toarray()[0] for fits, at in zip(path, at_min, strict=True)]),
+            coef_1se=np.stack([fits[[at]].toarray()[0] for fits, at in zip(path, at_1se, strict=True)]),
+            converged=(self.converged | (steps > at_min)).all(axis=0),
+        )
+
+    def _path(self, query: int) -> sparse.csr_array:
+        """Coefficients of one query at every penalty, `[L, P]`, unit of the standardised target."""
+        fitted = [fits[query] for fits, on in zip(self.steps, self.penalty[:, query], strict=False) if np.isfinite(on)]
+        pointer = np.cumsum([0] + [index.size for index, _ in fitted])
+        pointer = np.pad(pointer, (0, self.num_penalties + 1 - pointer.size), mode="edge")
+        index, coef = (np.concatenate([fit[part] for fit in fitted]) for part in (0, 1))
+        return sparse.csr_array((coef, index, pointer), shape=(self.num_penalties, self.num_columns))
+
 
 def cross_validate(
     problem: Problem,
     *,
     num_penalties: int = 100,
     min_ratio: float = 0.01,
-    tolerance: float = 2e-4,
+    penalties: np.ndarray | None = None,
+    tolerance: Tolerance = TOLERANCE,
     early_end: bool = True,
+    devices: Sequence[jax.Device] | None = None,
     progress: Progress = silent,
 ) -> CrossValidation:
     """Fit the path of every query on all its rows and on every fold's training rows, and choose penalties.
@@ -102,37 +142,38 @@ def cross_validate(
       problem: problems with `F >= 2` folds.
       num_penalties: `L`.
       min_ratio: last over first penalty.
-      tolerance: largest violation of an optimality condition, as a share of the penalty.
+      penalties: `[L]` falling penalties to use instead for all queries, in the unit of the target.
+      tolerance: when a fit is accepted.
       early_end: stop a query's path once its curve is clearly past its minimum, by more than chance between folds.
+      devices: share the queries out to these; by default all are solved where the problem is.
       progress: called after every penalty.
 
     References:
       Friedman, Hastie, Tibshirani, J. Stat. Softw. 33(1), 2010, section 2.5 (the one-standard-error rule).
     """
-    record = _Recorder(problem, num_penalties, early_end, progress)
-    walk_path(problem, record, num_penalties=num_penalties, min_ratio=min_ratio, tolerance=tolerance)
-    unit = np.asarray(problem.unit, np.float64)
-    at_min = np.nanargmin(record.mean, axis=0)
-    queries = np.arange(at_min.size)
-    within = record.mean <= (record.mean + record.se)[at_min, queries]
-    at_1se = within.argmax(axis=0)
+    steps = num_penalties if penalties is None else len(penalties)
 
-    def coefficients(at: np.ndarray) -> np.ndarray:
-        chosen = np.zeros((unit.size, problem.columns.num_columns))
-        for q, position in enumerate(at):
-            index, coef = record.steps[position]
-            used = np.flatnonzero(coef[q])
-            chosen[q, index[q, used]] = coef[q, used] * unit[q]
-        return chosen
+    def solve(part: Problem, report: Progress) -> CrossValidation:
+        record = _Recorder(part, steps, early_end, report)
+        unit = np.asarray(part.unit, np.float64)
+        scaled = None if penalties is None else penalties[:, None] / np.where(unit > 0, unit, 1.0)
+        walk_path(part, record, num_penalties=steps, min_ratio=min_ratio, penalties=scaled, tolerance=tolerance)
+        return record.result(unit)
 
-    steps = np.arange(num_penalties)[:, None]
+    parts = in_batches(problem, solve, steps=steps, devices=devices, progress=progress, stage="regress")
+    return _together(parts, problem.y.shape[0])
+
+
+def _together(parts: list[CrossValidation], num_queries: int) -> CrossValidation:
+    """Put the batches together, without the queries that fill the last one up."""
+
+    def whole(name: str, axis: int = 0) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts], axis).take(np.arange(num_queries), axis)
+
+    per_penalty = ("penalty", "error_mean", "error_se")
+    per_query = ("at_min", "at_1se", "coef_min", "coef_1se", "converged")
     return CrossValidation(
-        penalty=record.penalty * unit,
-        error_mean=record.mean * unit**2,
-        error_se=record.se * unit**2,
-        at_min=at_min,
-        at_1se=at_1se,
-        coef_min=coefficients(at_min),
-        coef_1se=coefficients(at_1se),
-        converged=(record.converged | (steps > at_min)).all(axis=0),
+        **{name: whole(name, 1) for name in per_penalty},
+        **{name: whole(name) for name in per_query},
+        path=tuple(fits for part in parts for fits in part.path)[:num_queries],
     )

@@ -1,10 +1,13 @@
 """The penalty at which each column enters the LASSO path: the importance that knockoff selection compares."""
 
 import dataclasses
+from collections.abc import Sequence
 
+import jax
 import numpy as np
 
-from jaxame.lasso.path import PathStep, walk_path
+from jaxame.lasso.batches import in_batches
+from jaxame.lasso.path import TOLERANCE, PathStep, Tolerance, walk_path
 from jaxame.lasso.problem import Problem
 from jaxame.types import Progress, silent
 
@@ -31,7 +34,8 @@ def entry_path(
     num_penalties: int = 100,
     min_ratio: float = 0.05,
     max_support: int | None = None,
-    tolerance: float = 2e-4,
+    tolerance: Tolerance = TOLERANCE,
+    devices: Sequence[jax.Device] | None = None,
     progress: Progress = silent,
 ) -> EntryPath:
     """Walk the path of the fit on all rows and note when each column enters.
@@ -46,32 +50,47 @@ def entry_path(
       min_ratio: last over first penalty.
       max_support: a query's path ends once this many columns are in; default a sixteenth of the rows, at least 64. (A
         rule that looks at columns and copies alike, so that it cannot favour either.)
-      tolerance: largest violation of an optimality condition, as a share of the penalty.
+      tolerance: when a fit is accepted.
+      devices: share the queries out to these; by default all are solved where the problem is.
       progress: called after every penalty.
     """
     num_queries, num_rows = problem.y.shape
     limit = max(64, num_rows // 16) if max_support is None else max_support
-    entered = np.zeros((num_queries, problem.columns.num_columns))
-    sign = np.zeros_like(entered)
-    converged = np.ones(num_queries, bool)
-    active = np.ones(num_queries, bool)
-    previous = np.full(num_queries, np.inf)
 
-    def consume(step: PathStep) -> np.ndarray:
-        nonlocal active, previous
+    def solve(part: Problem, report: Progress) -> EntryPath:
+        record = _Recorder(part, limit, report)
+        walk_path(part, record, num_penalties=num_penalties, min_ratio=min_ratio, tolerance=tolerance)
+        unit = np.asarray(part.unit, np.float64)[:, None]
+        return EntryPath(penalty=record.entered * unit, sign=record.sign, converged=record.converged)
+
+    parts = in_batches(problem, solve, steps=num_penalties, devices=devices, progress=progress, stage="select")
+    names = [field.name for field in dataclasses.fields(EntryPath)]
+    return EntryPath(**{name: np.concatenate([getattr(part, name) for part in parts])[:num_queries] for name in names})
+
+
+class _Recorder:
+    """Notes entries, and ends a query once its support is large."""
+
+    def __init__(self, problem: Problem, limit: int, progress: Progress):
+        num_queries = problem.y.shape[0]
+        self.limit = limit
+        self.progress = progress
+        self.entered = np.zeros((num_queries, problem.columns.num_columns))
+        self.sign = np.zeros_like(self.entered)
+        self.converged = np.ones(num_queries, bool)
+        self.active = np.ones(num_queries, bool)
+        self.previous = np.full(num_queries, np.inf)
+
+    def __call__(self, step: PathStep) -> np.ndarray:
         estimate = step.penalty[:, None] + step.curvature * np.abs(step.coef)
-        query, place = np.nonzero((step.coef != 0) & active[:, None])
+        query, place = np.nonzero((step.coef != 0) & self.active[:, None])
         column = step.index[query, place]
-        new = entered[query, column] == 0
+        new = self.entered[query, column] == 0
         query, place, column = query[new], place[new], column[new]
-        entered[query, column] = np.minimum(estimate[query, place], previous[query])
-        sign[query, column] = np.sign(step.coef[query, place])
-        converged[active] &= step.converged[active]
-        active = active & ((step.coef != 0).sum(axis=1) < limit)
-        previous = step.penalty
-        progress("select", step.number + 1, num_penalties if active.any() else step.number + 1)
-        return active
-
-    walk_path(problem, consume, num_penalties=num_penalties, min_ratio=min_ratio, tolerance=tolerance)
-    unit = np.asarray(problem.unit, np.float64)[:, None]
-    return EntryPath(penalty=entered * unit, sign=sign, converged=converged)
+        self.entered[query, column] = np.minimum(estimate[query, place], self.previous[query])
+        self.sign[query, column] = np.sign(step.coef[query, place])
+        self.converged[self.active] &= step.converged[self.active]
+        self.active = self.active & ((step.coef != 0).sum(axis=1) < self.limit)
+        self.previous = step.penalty
+        self.progress("select", step.number + 1, 0)
+        return self.active

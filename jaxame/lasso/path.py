@@ -4,23 +4,40 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from jaxame.lasso import workset
-from jaxame.lasso.descent import descend
+from jaxame.lasso import screen, workset
+from jaxame.lasso.descent import Block, Descent, Query, descend
 from jaxame.lasso.problem import Problem
-from jaxame.lasso.prox import violation
-from jaxame.lasso.workset import WorkingSet, initial_gradient
+from jaxame.lasso.workset import BLOCK, WorkingSet
 
-_SMALLEST_WORKING_SET = 256
+_FEWEST_BLOCKS = 32
 _ROUNDS = 20
-_LOOKAHEAD = 0.2  # share of the penalty by which columns are taken in before they are needed
+_SIZES = 4  # numbers of queries that the product over all columns is compiled for, as queries end
+# Queries that the descent works on side by side; on a CPU one after the other, each only until it is done.
+_QUERIES_AT_ONCE = {"cpu": 1}
 log = logging.getLogger(__name__)
+
+
+class Tolerance(NamedTuple):
+    """When a fit is accepted: as soon as one of the two is met.
+
+    Attributes:
+      gap: largest duality gap, as a share of half the variance of the target; that of `Certificate`, twice.
+      violation: largest violation of an optimality condition, as a share of the penalty.
+    """
+
+    gap: float = 1e-6
+    violation: float = 2e-4
+
+
+TOLERANCE = Tolerance()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,106 +63,155 @@ class PathStep:
     converged: np.ndarray
 
 
-def _gather(index: Int[Array, "Q A"], full: Float[Array, "Q F1 P"]) -> Float[Array, "Q F1 A"]:
-    return jnp.take_along_axis(full, index[:, None, :], axis=2, mode="fill", fill_value=0.0)
-
-
-@jax.jit
-def _assess(
-    problem: Problem, working: WorkingSet, coef: Float[Array, "Q F1 A"], penalty: Float[Array, "Q"]
-) -> tuple[Float[Array, "Q F1 P"], Float[Array, "Q F"], Float[Array, "Q"], Float[Array, "Q"]]:
-    """Fresh gradient and held-out errors, and the largest violation in and outside of the working set, `[Q]` each."""
-    gradient, errors = workset.gradient(problem, working, coef)
-    inside = violation(_gather(working.index, gradient), coef, penalty[:, None, None]).max(axis=(1, 2))
-    return gradient, errors, inside, workset.outside(working, gradient).max(axis=1) - penalty
-
-
-@functools.partial(jax.jit, static_argnames="max_epochs")
+@functools.partial(jax.jit, static_argnames=("max_passes", "at_once"))
 def _descend(
+    problem: Problem,
     working: WorkingSet,
-    gradient: Float[Array, "Q F1 P"],
-    coef: Float[Array, "Q F1 A"],
+    coef: Float[Array, "Q A F1 K"],
+    residual: Float[Array, "Q F1 M"],
     penalty: Float[Array, "Q"],
-    tolerance: Float[Array, "Q"],
+    slack: Float[Array, "Q"],
     active: Bool[Array, "Q"],
-    max_epochs: int,
-) -> Float[Array, "Q F1 A"]:
-    """Coordinate descent within the working sets, all `Q (F+1)` problems side by side."""
-    size = coef.shape[2]
-    own = _gather(working.index, gradient).reshape(-1, size)
-    penalty, tolerance, active = (jnp.repeat(a, coef.shape[1]) for a in (penalty, tolerance, active))
-    gram = working.gram.reshape(-1, size, size)
-    return descend(gram, own, coef.reshape(-1, size), penalty, tolerance, active, max_epochs).reshape(coef.shape)
+    gap: Float[Array, ""],
+    max_passes: int,
+    at_once: int,
+) -> tuple[Array, ...]:
+    """Coordinate descent within the working sets of the `active` queries.
+
+    Returns:
+      coefficients `[Q, A, F+1, K]`, residuals `[Q, F+1, M]`, the largest pull on a working column of every problem
+      `[Q, F+1]`, and whether each query met a tolerance `[Q]`.
+    """
+
+    def one(parts: tuple) -> tuple[Array, ...]:
+        goes_on, blocks, count, start, residual, y, weight, z_inverse, unit, lam, violation = parts
+        l1_ratio = problem.penalty.l1_ratio
+        form = l1_ratio, (1 - l1_ratio) * unit, problem.penalty.least
+        query = Query(y, weight, problem.z, z_inverse, lam, *form, gap, violation)
+        zeros = jnp.zeros(weight.shape[0], y.dtype)
+        nothing = Descent(start, residual, zeros, zeros == 0, jnp.bool_(True), jnp.int32(0))
+        end = jax.lax.cond(goes_on, lambda: descend(query, blocks, count, start, max_passes), lambda: nothing)
+        return end.coef, end.residual, end.steepest, end.settled
+
+    blocks = Block(working.x, working.gram, working.z_part, working.factor)
+    rows = problem.y, problem.training_weight(), problem.z_inverse, problem.unit
+    parts = active, blocks, working.count, coef, residual, *rows, penalty, slack
+    return jax.lax.map(one, parts, batch_size=at_once)
 
 
 @jax.jit
-def _curvature(working: WorkingSet) -> Float[Array, "Q A"]:
-    place = jnp.arange(working.index.shape[1])
-    return working.gram[:, -1, place, place]
+def _held_out_errors(problem: Problem, residual: Float[Array, "Q F1 M"]) -> Float[Array, "Q F"]:
+    return (problem.held_out_weight() * residual[:, : problem.num_folds] ** 2).sum(axis=2)
 
 
 @jax.jit
-def _wanted(
-    working: WorkingSet, gradient: Float[Array, "Q F1 P"], bound: Float[Array, "Q"], ahead: Float[Array, "Q"]
-) -> tuple[Bool[Array, "Q"], Int[Array, "Q K"]]:
-    """Which queries have columns beyond `bound` outside of their working set, and their columns beyond `ahead`."""
-    largest = workset.outside(working, gradient)
-    growing = largest.max(axis=1) > bound
-    return growing, workset.candidates(largest, jnp.where(growing, ahead, jnp.inf))
+def _full_fit(working: WorkingSet, coef: Float[Array, "Q A F1 K"]) -> tuple[Array, Array, Array]:
+    """Columns, coefficients and curvatures of the fits on all rows, `[Q, A K]` each."""
+    curvature = jnp.einsum("qakk->qak", working.gram[:, :, :, -1])
+    flat = (coef.shape[0], -1)
+    return working.index.reshape(flat), coef[:, :, -1].reshape(flat), curvature.reshape(flat)
+
+
+@jax.jit
+def _extrapolate(coef: Array, before: Array, ratio: Float[Array, "Q"]) -> Array:
+    """Go on along the path by `ratio` of the last step: it is piecewise linear in the penalty."""
+    ahead = coef + ratio[:, None, None, None] * (coef - before)
+    return jnp.where(ahead * coef > 0, ahead, 0.0)
 
 
 _append = jax.jit(workset.append, donate_argnames="working")
+_next_block = jax.jit(workset.next_block)
+_outside = jax.jit(workset.outside)
 
 
 class _Solver:
     """The warm-started state of all problems between two penalties. No query influences another."""
 
-    def __init__(self, problem: Problem, max_epochs: int):
-        num_queries, num_problems = problem.z_inverse.shape[:2]
+    def __init__(self, problem: Problem, tolerance: Tolerance, max_passes: int):
+        num_queries, num_problems, _, _ = problem.z_inverse.shape
+        num_columns = problem.columns.num_columns
         self.problem = problem
-        self.max_epochs = max_epochs
-        self.gradient = initial_gradient(problem)
-        self.working = workset.empty(problem, _SMALLEST_WORKING_SET)
-        self.coef = jnp.zeros((num_queries, num_problems, _SMALLEST_WORKING_SET))
+        self.tolerance = tolerance
+        self.largest_gap = jnp.asarray(tolerance.gap / 2, problem.y.dtype)
+        self.max_passes = max_passes
+        self.at_once = _QUERIES_AT_ONCE.get(jax.default_backend(), num_queries)
+        self.most = min(num_columns, max(1024, num_columns // 16))
+        self.working = workset.empty(problem, min(_FEWEST_BLOCKS, -(-num_columns // BLOCK)))
+        self.coef = self.before = jnp.zeros((num_queries, self.working.room, num_problems, BLOCK), problem.y.dtype)
+        self.residual = jnp.repeat(problem.y[:, None], num_problems, axis=1)
+        self.references = screen.start(problem)
+        self._refer(np.ones(num_queries, bool))
+        self.first = np.asarray(screen.largest_penalty(problem, self.references), np.float64)
+        # Gradients of a standardised target carry about 10 eps of rounding.
+        self.rounding = np.maximum(20 * np.finfo(problem.y.dtype).eps * self.first, 1e-12)
+        at_first = jnp.asarray(np.where(self.first > 0, self.first, np.inf), problem.y.dtype)[:, None]
+        self.score = screen.score(problem, self.references, self.working, at_first)
 
-    def _grow(self, bound: np.ndarray, ahead: np.ndarray) -> None:
-        """Take in every column whose gradient exceeds `bound [Q]`, and with it those that exceed `ahead [Q]`."""
-        limits = jnp.float32(bound), jnp.float32(ahead)
-        growing, added = _wanted(self.working, self.gradient, *limits)
-        while growing.any():
-            self._make_room(int(self.working.count.max()) + added.shape[1])
-            self.working = _append(self.problem, self.working, added)
-            growing, added = _wanted(self.working, self.gradient, *limits)
+    def _refer(self, queries: np.ndarray) -> None:
+        """Compute the gradients of all columns for some queries."""
+        which = np.flatnonzero(queries)
+        size = -(-queries.size // _SIZES)
+        which = np.resize(which, -(-which.size // size) * size)
+        self.references = screen.refer(self.problem, self.references, self.residual, jnp.asarray(which))
 
-    def _make_room(self, needed: int) -> None:
-        size = self.coef.shape[2]
-        if needed > size:
-            size *= 2
-            log.debug("working sets of up to %d columns", size)
-            self.working = workset.enlarge(self.working, size, self.problem.columns.num_columns)
-            self.coef = jnp.pad(self.coef, ((0, 0), (0, 0), (0, size - self.coef.shape[2])))
+    def _grow(self, bound: np.ndarray) -> None:
+        """Take in blocks of columns until none that scores beyond `bound [Q]` is left outside."""
+        self.score = _outside(self.working, self.score)
+        while (growing := np.asarray(self.score.max(axis=1) > bound)).any():
+            added = _next_block(self.score)
+            if int(self.working.count.max()) == self.working.room:
+                self._make_room()
+            self.working = _append(self.problem, self.working, added, jnp.asarray(growing))
+            self.score = _outside(self.working, self.score)
 
-    def solve(self, penalty: np.ndarray, previous: np.ndarray, tolerance: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """Solve at `penalty [Q]`; return which queries met `tolerance [Q]`."""
-        lam, allowed = jnp.float32(penalty), jnp.float32(tolerance)
-        pending = active
-        # The sequential strong rule says which columns will probably be needed; the check below catches its misses. On
-        # a coarse path it would ask for nearly all of them, hence the lower limit.
-        strong = np.where(active, np.maximum(2 * penalty - previous, penalty / 2), np.inf)
-        self._grow(strong, strong - _LOOKAHEAD * penalty)
+    def _make_room(self) -> None:
+        more = min(self.working.room, -(-self.problem.columns.num_columns // BLOCK) - self.working.room)
+        self.working = workset.enlarge(self.working, self.working.room + more, self.problem.columns.num_columns)
+        self.coef, self.before = (jnp.pad(c, ((0, 0), (0, more), (0, 0), (0, 0))) for c in (self.coef, self.before))
+        log.debug("working sets of up to %d columns", self.working.room * BLOCK)
+
+    def _check(self, bound: Array) -> None:
+        """Score the columns outside of the working sets, in units of `bound [Q, F+1]`."""
+        self.score, settled = screen.screen(
+            self.problem, self.references, self.working, self.residual, bound, self.most
+        )
+        if (unsettled := ~np.asarray(settled)).any():
+            self._refer(unsettled)
+            exact = screen.score(self.problem, self.references, self.working, bound)
+            self.score = jnp.where(jnp.asarray(unsettled)[:, None], exact, self.score)
+
+    def solve(self, penalty: np.ndarray, last: list[np.ndarray], active: np.ndarray) -> np.ndarray:
+        """Solve at `penalty [Q]`, after the penalties `last`; return which queries met a tolerance."""
+        lam = jnp.asarray(penalty, self.problem.y.dtype)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            needed, ahead = penalty / last[-1], (last[-1] - penalty) / (last[0] - last[-1])
+        self._grow(np.where(active, needed, np.inf))
+        start = _extrapolate(self.coef, self.before, jnp.asarray(np.nan_to_num(ahead, posinf=0.0), lam.dtype))
+        self.coef, self.before = start, self.coef
+        slack = jnp.asarray(np.maximum(self.tolerance.violation * penalty, self.rounding), lam.dtype)
+        pending, met = active, np.ones_like(active)
         for _ in range(_ROUNDS):
-            self.coef = _descend(
-                self.working, self.gradient, self.coef, lam, allowed, jnp.asarray(pending), max_epochs=self.max_epochs
+            self.coef, self.residual, steepest, settled = _descend(
+                self.problem,
+                self.working,
+                self.coef,
+                self.residual,
+                lam,
+                slack,
+                jnp.asarray(pending),
+                self.largest_gap,
+                max_passes=self.max_passes,
+                at_once=self.at_once,
             )
-            self.gradient, self.errors, *off = _assess(self.problem, self.working, self.coef, lam)
-            inside, outside = map(np.asarray, off)
-            missing = pending & (outside > tolerance)
-            pending = missing | (pending & (inside > 2 * tolerance))
+            met = np.where(pending, np.asarray(settled), met)
+            # Columns outside may be pulled as strongly as those inside were when the tolerance was met.
+            bound = jnp.maximum(steepest, (lam + slack)[:, None])
+            self._check(jnp.where(jnp.asarray(pending)[:, None], bound, jnp.inf))
+            pending = pending & np.asarray(self.score.max(axis=1) > 1)
             if not pending.any():
-                break
-            beyond = np.where(missing, penalty, np.inf)
-            self._grow(beyond, beyond)
-        return ~pending
+                return met
+            self._grow(np.where(pending, 1.0, np.inf))
+        return met & ~pending
 
 
 def walk_path(
@@ -154,40 +220,40 @@ def walk_path(
     *,
     num_penalties: int = 100,
     min_ratio: float = 0.01,
-    tolerance: float = 2e-4,
-    max_epochs: int = 1000,
+    penalties: np.ndarray | None = None,
+    tolerance: Tolerance = TOLERANCE,
+    max_passes: int = 1000,
 ) -> None:
-    """Solve all problems at `num_penalties` falling penalties and hand every step to `consume`.
+    """Solve all problems at falling penalties and hand every step to `consume`.
 
     Args:
       problem: `Q x (F+1)` problems.
       consume: called with each `PathStep`; returns which queries go on, `bool [Q]`. A query that ended keeps its
         coefficients. The walk stops when none goes on.
-      num_penalties: `L`, spaced evenly in log scale.
+      num_penalties: `L`, from the smallest that gives zero, spaced evenly in log scale.
       min_ratio: last over first penalty.
-      tolerance: largest violation of an optimality condition, as a share of the penalty.
-      max_epochs: passes over the working set per penalty.
+      penalties: `[L, Q]` falling penalties to use instead, in units of the standardised target.
+      tolerance: when a fit is accepted.
+      max_passes: passes over the working set per penalty.
     """
-    solver = _Solver(problem, max_epochs)
-    first = np.asarray(jnp.abs(solver.gradient[:, -1]).max(axis=1), np.float64)
-    # Gradients of a standardised target carry about 1e-6 of rounding in float32.
-    floor = np.maximum(2e-6 * first, 1e-12)
-    active = first > 0
-    previous = first
-    for number, ratio in enumerate(np.geomspace(1.0, min_ratio, num_penalties)):
-        penalty = first * ratio
-        allowed = np.maximum(tolerance * penalty, floor)
-        converged = solver.solve(penalty, previous, allowed, active)
+    solver = _Solver(problem, tolerance, max_passes)
+    active = solver.first > 0
+    last = [solver.first, solver.first]
+    if penalties is None:
+        penalties = solver.first * np.geomspace(1.0, min_ratio, num_penalties)[:, None]
+    for number, penalty in enumerate(penalties):
+        converged = solver.solve(penalty, last, active)
+        index, coef, curvature = _full_fit(solver.working, solver.coef)
         step = PathStep(
             number=number,
             penalty=penalty,
-            index=np.array(solver.working.index),  # a copy: the working set is overwritten as it grows
-            coef=np.asarray(solver.coef[:, -1], np.float64),
-            curvature=np.asarray(_curvature(solver.working), np.float64),
-            errors=np.asarray(solver.errors, np.float64),
+            index=np.asarray(index),
+            coef=np.asarray(coef, np.float64),
+            curvature=np.asarray(curvature, np.float64),
+            errors=np.asarray(_held_out_errors(problem, solver.residual), np.float64),
             converged=converged,
         )
         active = active & consume(step)
-        previous = penalty
+        last = [last[-1], penalty]
         if not active.any():
             return

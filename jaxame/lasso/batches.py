@@ -1,0 +1,128 @@
+"""Many queries a batch at a time: what a batch holds bounds the memory, and devices take batches side by side."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxame.lasso.problem import Problem
+from jaxame.lasso.workset import BLOCK
+from jaxame.types import Progress
+
+QUERIES_AT_ONCE = 5
+"""Enough for the products over all columns to run near full speed, with their folds."""
+
+T = TypeVar("T")
+
+
+def batch_size(num_queries: int, num_devices: int) -> int:
+    """Return the number of queries in a batch: batches of one size, so that they are compiled once."""
+    num_batches = -(-num_queries // QUERIES_AT_ONCE)
+    num_batches = -(-num_batches // num_devices) * num_devices
+    return -(-num_queries // min(num_batches, num_queries))
+
+
+def _take(problem: Problem, start: int, size: int) -> Problem:
+    """Queries `start` to `start + size` of a problem, constant ones in place of those beyond the last."""
+    query = np.arange(start, start + size)
+    index = jnp.asarray(np.minimum(query, problem.y.shape[0] - 1))
+    missing = jnp.asarray(query >= problem.y.shape[0])
+    return dataclasses.replace(
+        problem,
+        y=jnp.where(missing[:, None], 0.0, problem.y[index]),
+        weight=problem.weight[index],
+        z_inverse=problem.z_inverse[index],
+        unit=jnp.where(missing, 0.0, problem.unit[index]),
+    )
+
+
+def in_batches(
+    problem: Problem,
+    solve: Callable[[Problem, Progress], T],
+    *,
+    steps: int,
+    devices: Sequence[jax.Device] | None,
+    progress: Progress,
+    stage: str,
+) -> list[T]:
+    """Solve the problems of all queries, batch by batch.
+
+    Args:
+      problem: `Q` queries.
+      solve: solves one batch; calls its own progress after each of at most `steps` steps.
+      steps: at most so many per batch.
+      devices: to share the batches out to; by default the one where the problem is.
+      progress: called with `stage` and the steps of all batches.
+      stage: name for `progress`.
+
+    Returns:
+      what `solve` returned for each batch, of `batch_size` queries; the last may hold some beyond the `Q`th.
+    """
+    num_queries, places = problem.y.shape[0], list(devices or [None])
+    size = batch_size(num_queries, len(places))
+    starts = range(0, num_queries, size)
+    lock, done = threading.Lock(), dict.fromkeys(starts, 0)
+
+    def report(start: int, step: int) -> None:
+        with lock:
+            done[start] = step
+            progress(stage, sum(done.values()), steps * len(starts))
+
+    def run(batch: int, start: int) -> T:
+        place = places[batch % len(places)]
+        part = jax.device_put(_take(problem, start, size), place)
+        with _precision(problem), jax.default_device(place):
+            result = solve(part, lambda _, step, __: report(start, step))
+        if done[start] < steps:  # it ended early
+            report(start, steps)
+        return result
+
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+        return list(pool.map(run, range(len(starts)), starts))
+
+
+@contextlib.contextmanager
+def _precision(problem: Problem) -> Iterator[None]:
+    """Let a worker thread use the precision of the problem: the switch is a thread's own."""
+    with jax.enable_x64(problem.y.dtype == np.float64):
+        yield
+
+
+def memory(
+    num_rows: int,
+    num_columns: int,
+    num_queries: int,
+    num_folds: int,
+    *,
+    num_devices: int = 1,
+    support: int | None = None,
+    packed: bool = True,
+    itemsize: int = 4,
+) -> int:
+    """Estimate the memory that solving takes at its peak, in bytes.
+
+    Args:
+      num_rows: `M`.
+      num_columns: `P`, knockoff copies counted.
+      num_queries: `Q`; only a batch of them is held at a time.
+      num_folds: `F`.
+      num_devices: batches held at a time.
+      support: columns in the working set of a query at the end of its path; default `min(M, P)`.
+      packed: whether the design is bits, or a dense matrix.
+      itemsize: bytes of a number.
+    """
+    size, problems = batch_size(num_queries, num_devices), num_folds + 1
+    working = BLOCK * -(-(min(num_rows, num_columns) if support is None else support) // BLOCK)
+    design = num_columns * (-(-num_rows // 8) if packed else num_rows * itemsize)
+    # Two references, a product on its way into them; residuals of those, of now, and of the extrapolation's history.
+    gradients = 3 * size * problems * num_columns
+    residuals = 8 * size * problems * num_rows
+    sets = size * working * (num_rows + BLOCK * problems + 4 * problems)
+    # Room is doubled when it is used up: as much again while it is copied.
+    return design + num_devices * itemsize * (gradients + residuals + 3 * sets)
