@@ -1,7 +1,7 @@
 """The whole chain: design, utilities, regression, selection."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -56,6 +56,7 @@ def ame(
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """Estimate the average marginal effect of every source on every query of a game.
@@ -73,6 +74,7 @@ def ame(
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default from `key`.
       folds: of the cross-validation; default 10, or `M` if that is smaller.
+      devices: the queries of the regression are shared out to these; default one.
       progress: called as each stage moves on.
 
     Returns:
@@ -96,6 +98,7 @@ def ame(
         copies=copies,
         knockoff_key=knockoff_key,
         folds=folds,
+        devices=devices,
         about=getattr(game, "about", None),
         progress=progress,
     )
@@ -110,6 +113,7 @@ def shapley(
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """Estimate the Shapley value of every source: the AME under `p ~ U(0, 1)`, truncated to `U(eps, 1 - eps)`.
@@ -128,6 +132,7 @@ def shapley(
         copies=copies,
         knockoff_key=knockoff_key,
         folds=folds,
+        devices=devices,
         progress=progress,
     )
 
@@ -173,6 +178,7 @@ def estimate_ame(
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Attribution:
@@ -185,6 +191,7 @@ def estimate_ame(
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default the design's.
       folds: of the cross-validation; default 10, or `M` if that is smaller.
+      devices: the queries of the regression are shared out to these; default one.
       about: what to add to the result's `about`, such as a game's.
       progress: called as each stage moves on.
 
@@ -200,15 +207,15 @@ def estimate_ame(
     regression = coding.weight, coding.z
     fold_key = jax.random.key(0) if design.key is None else design.key
     fold = np.asarray(assign_folds(jax.random.fold_in(fold_key, _FOLD_STREAM), design.num_submodels, folds))
-    fit = cross_validate(make_problem(mask_columns(design, coding), targets, *regression, fold), progress=progress)
+    problem = make_problem(mask_columns(design, coding), targets, *regression, fold)
+    fit = cross_validate(problem, devices=devices, progress=progress)
     entry = entry_sign = np.zeros((targets.shape[1], 1, design.num_sources))
     converged = fit.converged
     if copies:
         copy_key = checks.typed_key(design.key if knockoff_key is None else knockoff_key, "knockoff_key")
         redrawn = redraw_masks(design, copy_key, copies)
-        path = entry_path(
-            make_problem(mask_columns(design, coding, redrawn), targets, *regression, None), progress=progress
-        )
+        problem = make_problem(mask_columns(design, coding, redrawn), targets, *regression, None)
+        path = entry_path(problem, devices=devices, progress=progress)
         shape = (targets.shape[1], copies + 1, design.num_sources)
         entry, entry_sign = path.penalty.reshape(shape), path.sign.reshape(shape)
         converged = converged & path.converged

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ class MaskColumns:
       num_rows: `M`. Static.
     """
 
+    BY_COLUMN: ClassVar[tuple[str, ...]] = ("packed",)
     packed: Array
     low: Array
     step: Array

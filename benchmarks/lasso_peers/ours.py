@@ -23,6 +23,7 @@ from benchmarks.lasso_peers.outcome import Outcome
 from benchmarks.lasso_peers.problem import MIN_RATIO, Drawn, Size, draw
 from benchmarks.lasso_peers.task import Fits
 from jaxame import environment
+from jaxame.cli import use_all_cores
 from jaxame.features import mask_columns
 from jaxame.lasso import Tolerance, cross_validate, make_problem
 
@@ -62,6 +63,7 @@ def started(size: Size, output: Path, warm_up: bool) -> Iterator[Callable[[], di
 
 def main(size: Size, output: Path, warm_up: bool) -> None:
     """Answer every line of the input; see the text above."""
+    use_all_cores()
     jax.monitoring.register_event_duration_secs_listener(_listen)
     compile_seconds = 0.0
     if warm_up:

@@ -10,7 +10,7 @@ factors and `l` mixes LASSO (1) and ridge; `b >= 0` may be asked for.
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ _RESOLUTION = {"float32": 1e-7, "float64": 1e-14}
 @runtime_checkable
 class Columns(Protocol):
     """What the solver asks of a design of `M` rows and `P` columns; a registered pytree."""
+
+    BY_COLUMN: ClassVar[tuple[str, ...]]  # names of the arrays whose first axis is that of the columns
 
     @property
     def num_columns(self) -> int:
@@ -45,6 +47,7 @@ class Columns(Protocol):
 class DenseColumns:
     """A design held as one matrix, column by column: `x [P, M]`."""
 
+    BY_COLUMN: ClassVar[tuple[str, ...]] = ("x",)
     x: Array
 
     @property
