@@ -75,7 +75,7 @@ class Settings:
     peer_queries: int | None = None
     """Peers solve the first of the queries only; `seconds_per_query` is that of those."""
     repeats: int = 3
-    """Timings of each solver, in turns. With 1, ours has no warm-up: what compilation took is taken off its seconds."""
+    """Timings of each solver, in turns. With 1, ours has no warm-up, and its seconds hold compilation."""
     adelie_python: str = os.environ.get("JAXAME_ADELIE_PYTHON", sys.executable)
     """Interpreter of the environment with adelie."""
     celer_python: str = os.environ.get("JAXAME_CELER_PYTHON", sys.executable)

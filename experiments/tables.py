@@ -45,7 +45,23 @@ def submodels_table() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-TABLES = {"demo": demo_table, "submodels": submodels_table}
+def lasso_table() -> str:
+    """One row per solver of every stored run of `benchmarks.lasso`."""
+    lines = [["rows", "columns", "queries", "folds", "path", "solver", "s a query", "largest gap", "MB"]]
+    lines.append([*["---:"] * 4, ":--", ":--", *["---:"] * 3])
+    for path in sorted(BENCHMARKS.glob("lasso.*.json")):
+        run = json.loads(path.read_text())
+        given = run["settings"]
+        columns = given["sources"] * (2 if given["knockoffs"] else 1)
+        for record in run["records"]:
+            problem = [given["submodels"], columns, record["queries_run"], given["folds"]]
+            cells = [*(f"{number:,}" for number in problem), "whole" if given["full_path"] else "ends early"]
+            gap, memory = f"{record['max_relative_gap']:.1e}", f"{record['peak_rss_mb']:,.0f}"
+            lines.append([*cells, record["solver"], f"{record['seconds_per_query']:.3g}", gap, memory])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+TABLES = {"demo": demo_table, "submodels": submodels_table, "lasso": lasso_table}
 
 
 def updated(text: str) -> str:

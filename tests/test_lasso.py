@@ -1,5 +1,8 @@
 """The solver against scikit-learn, against closed forms, and against certificates recomputed in float64."""
 
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,7 @@ from jaxame.lasso import (
     cross_validate,
     entry_path,
     make_problem,
+    memory,
     one_step,
     refit,
 )
@@ -24,6 +28,7 @@ from jaxame.lasso.prox import soft_threshold, violation
 
 M, P, Q, F = 300, 120, 3, 5
 GAP = 1e-4
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def draw_problem(seed=0, noise=0.5):
@@ -333,3 +338,14 @@ def test_all_queries_and_folds_share_every_compiled_call(data, fold, monkeypatch
     cross_validate(problem(*data, fold), num_penalties=40, early_end=False)
     assert 40 <= len(calls) < 60
     assert {args[3].shape for args in calls} == {(Q, F + 1, M)}
+
+
+def test_memory_is_stated_beforehand():
+    """Linear in the number of columns, and near what the recorded run of the largest problem took."""
+    run = json.loads((RESULTS / "lasso.paper.cpu-2-cores.json").read_text())
+    given = run["settings"]
+    dims = given["submodels"], 2 * given["sources"], given["queries"], given["folds"]
+    stated = memory(*dims, num_devices=run["machine"]["cores"])
+    assert 0.7 < stated / (run["records"][0]["peak_rss_mb"] * 2**20) < 1.5
+    small, twice, fourfold = (memory(dims[0], dims[1] * times, *dims[2:]) for times in (1, 2, 4))
+    assert fourfold - twice == pytest.approx(2 * (twice - small), rel=1e-3)

@@ -1,5 +1,7 @@
 """L1-penalised regression by coordinate descent, batched over queries and folds."""
 
+from typing import TYPE_CHECKING, Any
+
 from jaxame.lasso.batches import memory
 from jaxame.lasso.certificate import Certificate, certify
 from jaxame.lasso.crossval import CrossValidation, cross_validate
@@ -10,12 +12,17 @@ from jaxame.lasso.problem import Columns, DenseColumns, Problem, assign_folds, m
 from jaxame.lasso.relaxed import refit
 from jaxame.lasso.sharding import ShardedColumns, shard_columns
 
+if TYPE_CHECKING:
+    from jaxame.lasso.linear_model import Lasso, LassoCV
+
 __all__ = [
     "Certificate",
     "Columns",
     "CrossValidation",
     "DenseColumns",
     "EntryPath",
+    "Lasso",
+    "LassoCV",
     "Problem",
     "ShardedColumns",
     "Tolerance",
@@ -29,3 +36,12 @@ __all__ = [
     "refit",
     "shard_columns",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the estimators when they are first asked for, and scikit-learn with them."""
+    if name in {"Lasso", "LassoCV"}:
+        from jaxame.lasso import linear_model
+
+        return getattr(linear_model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 DEPTH = 6
 """`H`, steps that are combined."""
-_RIDGE = {"float32": 1e-6, "float64": 1e-12}
+_RIDGE = {"float32": 1e-6, "float64": 1e-8}
 
 
 class History(NamedTuple):

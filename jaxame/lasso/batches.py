@@ -18,6 +18,7 @@ from jaxame.types import Progress
 QUERIES_AT_ONCE = 5
 """Enough for the products over all columns to run near full speed, with their folds."""
 
+_PROCESS_BYTES = 500_000_000
 T = TypeVar("T")
 
 
@@ -105,7 +106,9 @@ def memory(
     packed: bool = True,
     itemsize: int = 4,
 ) -> int:
-    """Estimate the memory that solving takes at its peak, in bytes.
+    """Estimate the memory that solving takes at its peak, in bytes, the process and its compiled code with it.
+
+    Checked against a run of the size of the paper's problem.
 
     Args:
       num_rows: `M`.
@@ -113,16 +116,17 @@ def memory(
       num_queries: `Q`; only a batch of them is held at a time.
       num_folds: `F`.
       num_devices: batches held at a time.
-      support: columns in the working set of a query at the end of its path; default `min(M, P)`.
+      support: columns in the working set of a query, that is in the support of any of its problems; default
+        `min(2 M, P)`, as many as at the end of a long path.
       packed: whether the design is bits, or a dense matrix.
       itemsize: bytes of a number.
     """
     size, problems = batch_size(num_queries, num_devices), num_folds + 1
-    working = BLOCK * -(-(min(num_rows, num_columns) if support is None else support) // BLOCK)
+    working = BLOCK * -(-min(2 * num_rows if support is None else support, num_columns) // BLOCK)
     design = num_columns * (-(-num_rows // 8) if packed else num_rows * itemsize)
-    # Two references, a product on its way into them; residuals of those, of now, and of the extrapolation's history.
-    gradients = 3 * size * problems * num_columns
+    # Two references, and as much again for products on their way into them.
+    gradients = 6 * size * problems * num_columns
     residuals = 8 * size * problems * num_rows
-    sets = size * working * (num_rows + BLOCK * problems + 4 * problems)
-    # Room is doubled when it is used up: as much again while it is copied.
-    return design + num_devices * itemsize * (gradients + residuals + 3 * sets)
+    # Room is doubled when it is used up, and copied.
+    sets = 3 * size * working * (num_rows + (BLOCK + 4) * problems)
+    return _PROCESS_BYTES + design + num_devices * itemsize * (gradients + residuals + sets)

@@ -148,7 +148,7 @@ def _jump(query: Query, blocks: Block, history: History, moving: Array) -> tuple
 
 
 def descend(
-    query: Query, blocks: Block, count: Int[Array, ""], coef: Float[Array, "A F1 K"], max_passes: int
+    query: Query, blocks: Block, count: Int[Array, ""], coef: Float[Array, "A F1 K"], max_passes: Int[Array, ""]
 ) -> Descent:
     """Descend until every problem is optimal over the working columns, to one of the two tolerances.
 

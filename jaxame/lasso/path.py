@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jaxame.lasso import screen, workset
 from jaxame.lasso.descent import Block, Descent, Query, descend
@@ -52,6 +52,7 @@ class PathStep:
       curvature: `[Q, A]` mean square of each column in that fit, after elimination of `Z`.
       errors: `[Q, F]` mean squared held-out errors.
       converged: `[Q]` no optimality condition of any problem is violated by more than allowed.
+      passes: `[Q]` passes over the working set.
     """
 
     number: int
@@ -61,9 +62,10 @@ class PathStep:
     curvature: np.ndarray
     errors: np.ndarray
     converged: np.ndarray
+    passes: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=("max_passes", "at_once"))
+@functools.partial(jax.jit, static_argnames="at_once")
 def _descend(
     problem: Problem,
     working: WorkingSet,
@@ -73,14 +75,14 @@ def _descend(
     slack: Float[Array, "Q"],
     active: Bool[Array, "Q"],
     gap: Float[Array, ""],
-    max_passes: int,
+    max_passes: Int[Array, ""],
     at_once: int,
 ) -> tuple[Array, ...]:
     """Coordinate descent within the working sets of the `active` queries.
 
     Returns:
       coefficients `[Q, A, F+1, K]`, residuals `[Q, F+1, M]`, the largest pull on a working column of every problem
-      `[Q, F+1]`, and whether each query met a tolerance `[Q]`.
+      `[Q, F+1]`, whether each query met a tolerance and how many passes it took, `[Q]`.
     """
 
     def one(parts: tuple) -> tuple[Array, ...]:
@@ -91,7 +93,7 @@ def _descend(
         zeros = jnp.zeros(weight.shape[0], y.dtype)
         nothing = Descent(start, residual, zeros, zeros == 0, jnp.bool_(True), jnp.int32(0))
         end = jax.lax.cond(goes_on, lambda: descend(query, blocks, count, start, max_passes), lambda: nothing)
-        return end.coef, end.residual, end.steepest, end.settled
+        return end.coef, end.residual, end.steepest, end.settled, end.passes
 
     blocks = Block(working.x, working.gram, working.z_part, working.factor)
     rows = problem.y, problem.training_weight(), problem.z_inverse, problem.unit
@@ -133,7 +135,7 @@ class _Solver:
         self.problem = problem
         self.tolerance = tolerance
         self.largest_gap = jnp.asarray(tolerance.gap / 2, problem.y.dtype)
-        self.max_passes = max_passes
+        self.max_passes = jnp.int32(max_passes)
         self.at_once = _QUERIES_AT_ONCE.get(jax.default_backend(), num_queries)
         self.most = min(num_columns, max(1024, num_columns // 16))
         self.working = workset.empty(problem, min(_FEWEST_BLOCKS, -(-num_columns // BLOCK)))
@@ -143,7 +145,7 @@ class _Solver:
         self._refer(np.ones(num_queries, bool))
         self.first = np.asarray(screen.largest_penalty(problem, self.references), np.float64)
         # Gradients of a standardised target carry about 10 eps of rounding.
-        self.rounding = np.maximum(20 * np.finfo(problem.y.dtype).eps * self.first, 1e-12)
+        self.rounding = 20 * np.finfo(problem.y.dtype).eps * self.first
         at_first = jnp.asarray(np.where(self.first > 0, self.first, np.inf), problem.y.dtype)[:, None]
         self.score = screen.score(problem, self.references, self.working, at_first)
 
@@ -186,12 +188,14 @@ class _Solver:
         with np.errstate(divide="ignore", invalid="ignore"):
             needed, ahead = penalty / last[-1], (last[-1] - penalty) / (last[0] - last[-1])
         self._grow(np.where(active, needed, np.inf))
-        start = _extrapolate(self.coef, self.before, jnp.asarray(np.nan_to_num(ahead, posinf=0.0), lam.dtype))
+        ahead = np.clip(np.nan_to_num(ahead, posinf=0.0), 0.0, 1.0)
+        start = _extrapolate(self.coef, self.before, jnp.asarray(ahead, lam.dtype))
         self.coef, self.before = start, self.coef
         slack = jnp.asarray(np.maximum(self.tolerance.violation * penalty, self.rounding), lam.dtype)
         pending, met = active, np.ones_like(active)
+        self.passes = np.zeros(active.size, int)
         for _ in range(_ROUNDS):
-            self.coef, self.residual, steepest, settled = _descend(
+            self.coef, self.residual, steepest, settled, passes = _descend(
                 self.problem,
                 self.working,
                 self.coef,
@@ -204,6 +208,7 @@ class _Solver:
                 at_once=self.at_once,
             )
             met = np.where(pending, np.asarray(settled), met)
+            self.passes += np.asarray(passes)
             # Columns outside may be pulled as strongly as those inside were when the tolerance was met.
             bound = jnp.maximum(steepest, (lam + slack)[:, None])
             self._check(jnp.where(jnp.asarray(pending)[:, None], bound, jnp.inf))
@@ -237,9 +242,10 @@ def walk_path(
       max_passes: passes over the working set per penalty.
     """
     solver = _Solver(problem, tolerance, max_passes)
-    active = solver.first > 0
+    active = np.asarray(problem.unit) > 0
     last = [solver.first, solver.first]
     if penalties is None:
+        active = solver.first > 0
         penalties = solver.first * np.geomspace(1.0, min_ratio, num_penalties)[:, None]
     for number, penalty in enumerate(penalties):
         converged = solver.solve(penalty, last, active)
@@ -252,6 +258,7 @@ def walk_path(
             curvature=np.asarray(curvature, np.float64),
             errors=np.asarray(_held_out_errors(problem, solver.residual), np.float64),
             converged=converged,
+            passes=solver.passes,
         )
         active = active & consume(step)
         last = [last[-1], penalty]
