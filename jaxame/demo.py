@@ -68,7 +68,7 @@ class Settings:
     json: Path | None = None
     """File for the summary, besides the one in the folder."""
     smoke: bool = False
-    """Start from small defaults: seconds instead of half a minute, and a check that the answer makes sense."""
+    """Start from small defaults: seconds instead of a minute, and a check that the answer makes sense."""
 
 
 SMOKE = Settings(num_train=300, num_queries=4, num_submodels=1200, copies=8, fdr=0.1, folds=4, smoke=True)
