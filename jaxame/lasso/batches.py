@@ -22,9 +22,9 @@ _PROCESS_BYTES = 500_000_000
 T = TypeVar("T")
 
 
-def batch_size(num_queries: int, num_devices: int) -> int:
+def batch_size(num_queries: int, num_devices: int, at_once: int = QUERIES_AT_ONCE) -> int:
     """Return the number of queries in a batch: batches of one size, so that they are compiled once."""
-    num_batches = -(-num_queries // QUERIES_AT_ONCE)
+    num_batches = -(-num_queries // at_once)
     num_batches = -(-num_batches // num_devices) * num_devices
     return -(-num_queries // min(num_batches, num_queries))
 
@@ -45,28 +45,31 @@ def _take(problem: Problem, start: int, size: int) -> Problem:
 
 def in_batches(
     problem: Problem,
-    solve: Callable[[Problem, Progress], T],
+    solve: Callable[[Problem, np.ndarray, Progress], T],
     *,
     steps: int,
     devices: Sequence[jax.Device] | None,
     progress: Progress,
     stage: str,
+    at_once: int = QUERIES_AT_ONCE,
 ) -> list[T]:
     """Solve the problems of all queries, batch by batch.
 
     Args:
       problem: `Q` queries.
-      solve: solves one batch; calls its own progress after each of at most `steps` steps.
+      solve: solves one batch, given the numbers of its queries too (the last in place of those beyond it); calls its
+        own progress after each of at most `steps` steps.
       steps: at most so many per batch.
       devices: to share the batches out to; by default the one where the problem is.
       progress: called with `stage` and the steps of all batches.
       stage: name for `progress`.
+      at_once: largest number of queries in a batch.
 
     Returns:
       what `solve` returned for each batch, of `batch_size` queries; the last may hold some beyond the `Q`th.
     """
     num_queries, places = problem.y.shape[0], list(devices or [None])
-    size = batch_size(num_queries, len(places))
+    size = batch_size(num_queries, len(places), at_once)
     starts = range(0, num_queries, size)
     lock, done = threading.Lock(), dict.fromkeys(starts, 0)
 
@@ -79,7 +82,8 @@ def in_batches(
         place = places[batch % len(places)]
         part = jax.device_put(_take(problem, start, size), place)
         with _precision(problem), jax.default_device(place):
-            result = solve(part, lambda _, step, __: report(start, step))
+            own = np.minimum(np.arange(start, start + size), num_queries - 1)
+            result = solve(part, own, lambda _, step, __: report(start, step))
         if done[start] < steps:  # it ended early
             report(start, steps)
         return result

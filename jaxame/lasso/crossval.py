@@ -1,14 +1,17 @@
 """Choosing the penalty by K-fold cross-validation, all queries and folds in one batch."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from jaxame.lasso.batches import in_batches
-from jaxame.lasso.path import TOLERANCE, PathStep, Tolerance, walk_path
+from jaxame.lasso import admm
+from jaxame.lasso.batches import QUERIES_AT_ONCE, in_batches
+from jaxame.lasso.path import CURVE_TOLERANCE, TOLERANCE, PathStep, Tolerance, solve_near, walk_path
 from jaxame.lasso.problem import Problem
 from jaxame.types import Progress, silent
 
@@ -39,6 +42,10 @@ class CrossValidation:
     coef_min: np.ndarray
     coef_1se: np.ndarray
     converged: np.ndarray
+
+
+_PER_PENALTY = ("penalty", "error_mean", "error_se")
+_PER_QUERY = ("at_min", "at_1se", "coef_min", "coef_1se", "converged")
 
 
 def _fold_share(problem: Problem) -> np.ndarray:
@@ -125,13 +132,16 @@ class _Recorder:
         return sparse.csr_array((coef, index, pointer), shape=(self.num_penalties, self.num_columns))
 
 
+_Solve: TypeAlias = Callable[[Problem, np.ndarray, Progress], CrossValidation]
+
+
 def cross_validate(
     problem: Problem,
     *,
     num_penalties: int = 100,
     min_ratio: float = 0.01,
     penalties: np.ndarray | None = None,
-    tolerance: Tolerance = TOLERANCE,
+    tolerance: Tolerance = CURVE_TOLERANCE,
     early_end: bool = True,
     devices: Sequence[jax.Device] | None = None,
     progress: Progress = silent,
@@ -143,7 +153,7 @@ def cross_validate(
       num_penalties: `L`.
       min_ratio: last over first penalty.
       penalties: `[L]` falling penalties to use instead for all queries, in the unit of the target.
-      tolerance: when a fit is accepted.
+      tolerance: when a fit of the path is accepted; those at the chosen penalties are fitted again, more closely.
       early_end: stop a query's path once its curve is clearly past its minimum, by more than chance between folds.
       devices: share the queries out to these; by default all are solved where the problem is.
       progress: called after every penalty.
@@ -152,16 +162,68 @@ def cross_validate(
       Friedman, Hastie, Tibshirani, J. Stat. Softw. 33(1), 2010, section 2.5 (the one-standard-error rule).
     """
     steps = num_penalties if penalties is None else len(penalties)
+    unit = np.asarray(problem.unit, np.float64)
+    sharing = admm.alike(problem) & (penalties is None) & admm.suits(problem, tolerance.gap)
 
-    def solve(part: Problem, report: Progress) -> CrossValidation:
+    def side_by_side(part: Problem, own: np.ndarray, report: Progress) -> CrossValidation:
+        record = _Recorder(part, steps, early_end, report)
+        met = admm.walk_path(part, record, num_penalties=steps, min_ratio=min_ratio, gap=tolerance.gap)
+        sharing[own[~met]] = False
+        return record.result(np.asarray(part.unit, np.float64))
+
+    def one_by_one(part: Problem, _: np.ndarray, report: Progress) -> CrossValidation:
         record = _Recorder(part, steps, early_end, report)
         unit = np.asarray(part.unit, np.float64)
         scaled = None if penalties is None else penalties[:, None] / np.where(unit > 0, unit, 1.0)
         walk_path(part, record, num_penalties=steps, min_ratio=min_ratio, penalties=scaled, tolerance=tolerance)
         return record.result(unit)
 
-    parts = in_batches(problem, solve, steps=steps, devices=devices, progress=progress, stage="regress")
-    return _together(parts, problem.y.shape[0])
+    def run(solve: _Solve, queries: np.ndarray, at_once: int) -> CrossValidation:
+        some = _only(problem, queries)
+        parts = in_batches(
+            some, solve, steps=steps, devices=devices, progress=progress, stage="regress", at_once=at_once
+        )
+        return _together(parts, unit.size)
+
+    fit = run(side_by_side, sharing.copy(), admm.QUERIES_AT_ONCE) if sharing.any() else None
+    if not sharing.all():
+        rest = run(one_by_one, ~sharing, QUERIES_AT_ONCE)
+        fit = rest if fit is None else _either(sharing, fit, rest)
+    assert fit is not None
+    return _polish(problem, fit, tolerance, devices)
+
+
+def _only(problem: Problem, queries: np.ndarray) -> Problem:
+    """The same problems with targets of zeros for all but some `queries [Q]`, so that the shapes do not change."""
+    kept = jnp.asarray(queries)
+    return dataclasses.replace(
+        problem, y=jnp.where(kept[:, None], problem.y, 0.0), unit=jnp.where(kept, problem.unit, 0.0)
+    )
+
+
+def _polish(
+    problem: Problem, fit: CrossValidation, tolerance: Tolerance, devices: Sequence[jax.Device] | None
+) -> CrossValidation:
+    """Fit again at the two penalties that were chosen, on all rows, to at least `TOLERANCE`."""
+    if tolerance.gap <= TOLERANCE.gap and tolerance.violation <= TOLERANCE.violation:
+        return fit
+    queries, unit = np.arange(fit.at_min.size), np.asarray(problem.unit, np.float64)
+    unit = np.where(unit > 0, unit, 1.0)
+    penalties = np.stack([fit.penalty[at, queries] for at in (fit.at_1se, fit.at_min)]) / unit
+    near = np.stack([fit.coef_1se, fit.coef_min]) / unit[:, None]
+    whole = dataclasses.replace(problem, fold=jnp.full_like(problem.fold, -1), z_inverse=problem.z_inverse[:, -1:])
+
+    def solve(part: Problem, own: np.ndarray, _: Progress) -> tuple[np.ndarray, np.ndarray]:
+        return solve_near(part, np.nan_to_num(penalties[:, own]), near[:, own])
+
+    parts = in_batches(whole, solve, steps=1, devices=devices, progress=silent, stage="regress")
+    coef, met = (np.concatenate(part, axis=1)[:, : queries.size] for part in zip(*parts, strict=True))
+    return dataclasses.replace(
+        fit,
+        coef_1se=coef[0] * unit[:, None],
+        coef_min=coef[1] * unit[:, None],
+        converged=fit.converged & met.all(axis=0),
+    )
 
 
 def _together(parts: list[CrossValidation], num_queries: int) -> CrossValidation:
@@ -170,10 +232,21 @@ def _together(parts: list[CrossValidation], num_queries: int) -> CrossValidation
     def whole(name: str, axis: int = 0) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts], axis).take(np.arange(num_queries), axis)
 
-    per_penalty = ("penalty", "error_mean", "error_se")
-    per_query = ("at_min", "at_1se", "coef_min", "coef_1se", "converged")
     return CrossValidation(
-        **{name: whole(name, 1) for name in per_penalty},
-        **{name: whole(name) for name in per_query},
+        **{name: whole(name, 1) for name in _PER_PENALTY},
+        **{name: whole(name) for name in _PER_QUERY},
         path=tuple(fits for part in parts for fits in part.path)[:num_queries],
+    )
+
+
+def _either(first: np.ndarray, yes: CrossValidation, no: CrossValidation) -> CrossValidation:
+    """Take the queries of one result where `first [Q]`, else those of the other."""
+
+    def chosen(name: str) -> np.ndarray:
+        a, b = getattr(yes, name), getattr(no, name)
+        return np.where(first[:, None] if name.startswith("coef") else first, a, b)
+
+    return CrossValidation(
+        **{name: chosen(name) for name in _PER_PENALTY + _PER_QUERY},
+        path=tuple(a if one else b for one, a, b in zip(first, yes.path, no.path, strict=True)),
     )

@@ -18,6 +18,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxame.lasso.anderson import History, extrapolate, is_full, record, start
+from jaxame.lasso.gap import duality_gap
 from jaxame.lasso.prox import pull, soft_threshold, violation
 
 _WORTH_A_MOVE = 0.3  # share of the tolerance below which a problem does not move in a block
@@ -133,8 +134,7 @@ def _gap(query: Query, blocks: Block, coef: Array, residual: Array, steepest: Ar
     square, l1 = _objective(query, blocks, coef, residual)
     along = (query.weight * residual) @ query.y
     longest = query.penalty / jnp.maximum(steepest, jnp.finfo(steepest.dtype).tiny)
-    scale = jnp.minimum(along / jnp.where(square > 0, square, 1.0), longest)
-    return square / 2 + l1 - scale * along + scale**2 * square / 2
+    return duality_gap(square, l1, along, longest)
 
 
 def _jump(query: Query, blocks: Block, history: History, moving: Array) -> tuple[Array, Array]:

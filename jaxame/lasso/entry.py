@@ -57,7 +57,7 @@ def entry_path(
     num_queries, num_rows = problem.y.shape
     limit = max(64, num_rows // 16) if max_support is None else max_support
 
-    def solve(part: Problem, report: Progress) -> EntryPath:
+    def solve(part: Problem, _: np.ndarray, report: Progress) -> EntryPath:
         record = _Recorder(part, limit, report)
         walk_path(part, record, num_penalties=num_penalties, min_ratio=min_ratio, tolerance=tolerance)
         unit = np.asarray(part.unit, np.float64)[:, None]

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxame.lasso import screen, workset
 from jaxame.lasso.descent import Block, Descent, Query, descend
-from jaxame.lasso.problem import Problem
+from jaxame.lasso.problem import DenseColumns, Problem
 from jaxame.lasso.workset import BLOCK, WorkingSet
 
 _FEWEST_BLOCKS = 32
@@ -38,6 +38,9 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCE = Tolerance()
+"""Of fits that are looked at column by column."""
+CURVE_TOLERANCE = Tolerance(gap=1e-5)
+"""Of fits that only their errors matter of: a twentieth of scikit-learn's default."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,6 +136,12 @@ class _Solver:
         num_queries, num_problems, _, _ = problem.z_inverse.shape
         num_columns = problem.columns.num_columns
         self.problem = problem
+        # The descent does not see the columns, so it is compiled once for designs of any width.
+        no_columns = DenseColumns(jnp.zeros((0, problem.y.shape[1]), problem.y.dtype))
+        factor = jnp.zeros(0, problem.y.dtype)
+        self.rows = dataclasses.replace(
+            problem, columns=no_columns, penalty=dataclasses.replace(problem.penalty, factor=factor)
+        )
         self.tolerance = tolerance
         self.largest_gap = jnp.asarray(tolerance.gap / 2, problem.y.dtype)
         self.max_passes = jnp.int32(max_passes)
@@ -184,19 +193,34 @@ class _Solver:
 
     def solve(self, penalty: np.ndarray, last: list[np.ndarray], active: np.ndarray) -> np.ndarray:
         """Solve at `penalty [Q]`, after the penalties `last`; return which queries met a tolerance."""
-        lam = jnp.asarray(penalty, self.problem.y.dtype)
         with np.errstate(divide="ignore", invalid="ignore"):
             needed, ahead = penalty / last[-1], (last[-1] - penalty) / (last[0] - last[-1])
         self._grow(np.where(active, needed, np.inf))
         ahead = np.clip(np.nan_to_num(ahead, posinf=0.0), 0.0, 1.0)
-        start = _extrapolate(self.coef, self.before, jnp.asarray(ahead, lam.dtype))
+        start = _extrapolate(self.coef, self.before, jnp.asarray(ahead, self.problem.y.dtype))
         self.coef, self.before = start, self.coef
+        return self._settle(penalty, active)
+
+    def solve_near(self, penalty: np.ndarray, near: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Solve at `penalty [Q]` from the coefficients `near [Q, P]`; return which queries met a tolerance."""
+        # Columns that are not asked for score too, so that every block is full.
+        self.score = jnp.asarray(np.where(near != 0, 1.0, 0.1), self.problem.y.dtype)
+        self._grow(np.where(active, 0.5, np.inf))
+        padded = jnp.pad(jnp.asarray(near, self.problem.y.dtype), ((0, 0), (0, 1)))
+        flat = self.working.index.reshape(active.size, -1)
+        placed = jnp.take_along_axis(padded, flat, axis=1).reshape(self.working.index.shape)
+        self.coef = jnp.repeat(placed[:, :, None], self.coef.shape[2], axis=2)
+        return self._settle(penalty, active)
+
+    def _settle(self, penalty: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Solve at `penalty [Q]` from where the coefficients are."""
+        lam = jnp.asarray(penalty, self.problem.y.dtype)
         slack = jnp.asarray(np.maximum(self.tolerance.violation * penalty, self.rounding), lam.dtype)
         pending, met = active, np.ones_like(active)
         self.passes = np.zeros(active.size, int)
         for _ in range(_ROUNDS):
             self.coef, self.residual, steepest, settled, passes = _descend(
-                self.problem,
+                self.rows,
                 self.working,
                 self.coef,
                 self.residual,
@@ -264,3 +288,34 @@ def walk_path(
         last = [last[-1], penalty]
         if not active.any():
             return
+
+
+def solve_near(
+    problem: Problem,
+    penalties: np.ndarray,
+    near: np.ndarray,
+    *,
+    tolerance: Tolerance = TOLERANCE,
+    max_passes: int = 1000,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit at some penalties from coefficients that are nearly optimal there.
+
+    Args:
+      problem: `Q` problems without folds.
+      penalties: `[K, Q]` in units of the standardised target.
+      near: `[K, Q, P]` coefficients, in units of the standardised target.
+      tolerance: when a fit is accepted.
+      max_passes: passes over the working set per penalty.
+
+    Returns:
+      coefficients `[K, Q, P]`, and which queries met the tolerance, `bool [K, Q]`.
+    """
+    solver = _Solver(problem, tolerance, max_passes)
+    active = solver.first > 0
+    fits, met = np.zeros(near.shape), np.ones(penalties.shape, bool)
+    for fit, done, penalty, start in zip(fits, met, penalties, near, strict=True):
+        done[:] = solver.solve_near(penalty, start, active)
+        index, coef, _ = (np.asarray(part) for part in _full_fit(solver.working, solver.coef))
+        query, place = np.nonzero(coef)
+        fit[query, index[query, place]] = coef[query, place]
+    return fits, met
