@@ -335,7 +335,7 @@ def test_all_queries_and_folds_share_every_compiled_call(data, fold, monkeypatch
         return real(*args, **kwargs)
 
     monkeypatch.setattr(path_module, "_descend", counted)
-    cross_validate(problem(*data, fold), num_penalties=40, early_end=False)
+    cross_validate(problem(*data, fold), num_penalties=40, early_end=False, tolerance=Tolerance())
     assert 40 <= len(calls) < 60
     assert {args[3].shape for args in calls} == {(Q, F + 1, M)}
 

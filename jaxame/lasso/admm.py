@@ -1,8 +1,9 @@
 """All problems of a design with few columns side by side, by the alternating direction method of multipliers.
 
 Where columns are few, the end of a path holds nearly as many of them as there are rows, and coordinate descent takes
-hundreds of passes there. An iteration here is one product with `(G + rho I)^-1`, `G = X'WX` of a fold, which all
-queries share: a few tens of iterations suffice, at the speed of matrix products and whatever the number of rows.
+hundreds of passes there. An iteration here multiplies by `(X'WX + rho I)^-1` of each fold, which all queries share: a
+few tens of iterations suffice, at the speed of matrix products. Where rows are few, that matrix is not formed, but
+`X` and an inverse over the rows.
 
 Between two penalties the path is nearly linear in the penalty, and the gradient is linear in the coefficients. So the
 duality gap of an interpolated fit is known without any product; where it is within the tolerance, the fit is accepted.
@@ -32,6 +33,7 @@ SMALLEST_GAP = 1e-5
 """Smallest tolerance on the relative gap that float32 is trusted with here."""
 QUERIES_AT_ONCE = 64
 _MOST_BYTES = 2**30
+_MOST_COLUMNS = 4  # a row
 _UNLIKE = 4.0  # ratio of the mean squares of two columns up to which one `rho` serves both
 _OVER_RELAXATION = 1.9
 _STIFFNESS = 8.0  # `rho` as a multiple of the columns' mean square times the penalty's share of the first
@@ -42,21 +44,103 @@ _LEAF = 256  # rows of the blocks that are inverted by Cholesky factors
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
+class _ByColumns:
+    """Products of the problems, `G = X'WX` of every fold held: `2 P^2` operations a problem.
+
+    Attributes:
+      gram: `[F+1, P, P]` after elimination of `Z`.
+      moment: `[F+1, Q, P]` `X'Wy`.
+    """
+
+    gram: Array
+    moment: Array
+
+    def invert(self, rho: Array) -> Float[Array, "F1 P P"]:
+        """`(G + rho I)^-1`."""
+        return jax.lax.map(lambda gram: _inverse(_raise(gram, rho)), self.gram)
+
+    def smooth(self, inverse: Float[Array, "F1 P P"], rho: Array, near: Float[Array, "F1 Q P"]) -> Array:
+        """Minimise the loss plus `rho ||b - near||^2 / 2`, `[F+1, Q, P]`."""
+        return _by_fold(self.moment + rho * near, inverse)
+
+    def gradient(self, coef: Float[Array, "F1 Q P"]) -> Array:
+        """`X'W` times the residuals, `[F+1, Q, P]`."""
+        return self.moment - _by_fold(coef, self.gram)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ByRows:
+    """Products of the problems from the columns, which all folds share: `4 P M + 2 M^2` operations a problem.
+
+    Attributes:
+      x: `[P, M]`, columns that `Z` explains set to zero.
+      y: `[Q, M]`.
+      weight: `[F+1, M]`.
+      z: `[M, D]`.
+      z_inverse: `[F+1, D, D]`.
+    """
+
+    x: Array
+    y: Array
+    weight: Array
+    z: Array
+    z_inverse: Array
+
+    def invert(self, rho: Array) -> Float[Array, "F1 M M"]:
+        """`W^1/2 E (E W^1/2 X X' W^1/2 E + rho I)^-1 E W^1/2`, `E` being the elimination of `Z`."""
+        kernel = self.x.T @ self.x
+
+        def of_problem(parts: tuple[Array, Array]) -> Array:
+            weight, z_inverse = parts
+            root = jnp.sqrt(weight)
+            z = root[:, None] * self.z
+
+            def without_z(rows: Array) -> Array:
+                return rows - (rows @ z) @ z_inverse @ z.T
+
+            inner = without_z(without_z(root[:, None] * kernel * root).T)
+            return root[:, None] * without_z(without_z(_inverse(_raise((inner + inner.T) / 2, rho))).T) * root
+
+        return jax.lax.map(of_problem, (self.weight, self.z_inverse))
+
+    def _left(self, coef: Float[Array, "F1 Q P"]) -> Array:
+        fitted = coef.reshape(-1, coef.shape[2]) @ self.x
+        return self.y - fitted.reshape(*coef.shape[:2], -1)
+
+    def _to_columns(self, rows: Float[Array, "F1 Q M"]) -> Array:
+        return (rows.reshape(-1, rows.shape[2]) @ self.x.T).reshape(*rows.shape[:2], -1)
+
+    def smooth(self, inverse: Float[Array, "F1 M M"], _: Array, near: Float[Array, "F1 Q P"]) -> Array:
+        """Minimise the loss plus `rho ||b - near||^2 / 2`, `[F+1, Q, P]`."""
+        return near + self._to_columns(_by_fold(self._left(near), inverse))
+
+    def gradient(self, coef: Float[Array, "F1 Q P"]) -> Array:
+        """`X'W` times the residuals, `[F+1, Q, P]`."""
+        weighted = self.weight[:, None] * self._left(coef)
+        part = _by_fold(weighted @ self.z, self.z_inverse) @ self.z.T
+        return self._to_columns(weighted - self.weight[:, None] * part)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class _System:
     """What the problems need of the rows; `Z` is eliminated. `P` columns, at most `m` rows held out by a fold.
 
     Attributes:
-      gram: `[F+1, P, P]` `X'WX` on the training rows.
+      products: how to multiply.
       moment: `[F+1, Q, P]` `X'Wy`.
       square: `[F+1, Q]` `y'Wy`.
+      diagonal: `[P]` of `X'WX`, on all rows.
       held_x: `[F, P, m]` held-out rows, less what `Z` predicts of them.
       held_y: `[F, Q, m]` likewise.
       held_weight: `[F, m]` summing to 1 over the rows.
     """
 
-    gram: Array
+    products: _ByColumns | _ByRows
     moment: Array
     square: Array
+    diagonal: Array
     held_x: Array
     held_y: Array
     held_weight: Array
@@ -86,50 +170,81 @@ def alike(problem: Problem) -> np.ndarray:
 
 def suits(problem: Problem, gap: float) -> bool:
     """Whether the method is for this problem: few columns, of about one scale, and a tolerance `gap` it can meet."""
-    columns, (num_queries, num_problems) = problem.columns.num_columns, problem.z_inverse.shape[:2]
-    num_queries = min(num_queries, QUERIES_AT_ONCE)
-    num_bytes = 4 * columns * (2 * num_problems * columns + 3 * problem.y.shape[1] + 12 * num_queries * num_problems)
-    if num_bytes > _MOST_BYTES or problem.y.dtype != np.float32 or gap < SMALLEST_GAP or problem.num_folds < 2:
+    columns, rows = problem.columns.num_columns, problem.y.shape[1]
+    num_queries, problems = problem.z_inverse.shape[:2]
+    matrices = problems * (rows**2 if _rows_are_few(rows, columns) else 2 * columns**2)
+    numbers = matrices + 3 * columns * rows + 12 * columns * problems * min(num_queries, QUERIES_AT_ONCE)
+    if 4 * numbers > _MOST_BYTES or columns > _MOST_COLUMNS * rows:
+        return False
+    if problem.y.dtype != np.float32 or gap < SMALLEST_GAP or problem.num_folds < 2:
         return False
     weight = problem.weight[np.argmax((np.asarray(problem.weight) > 0).sum(axis=1))]
     squares = np.asarray(problem.columns.squares(weight))
     return bool(0 < squares.max() <= _UNLIKE * squares.min())
 
 
+def _rows_are_few(num_rows: int, num_columns: int) -> bool:
+    """Whether products by rows are faster (on two cores: equal at .6 rows a column)."""
+    return num_rows < 0.6 * num_columns
+
+
 @jax.jit
 def _assemble(problem: Problem, weight: Float[Array, "F1 M"], held: Int[Array, "F m"], leader: Array) -> _System:
     """Form the system of the problems whose rows have the training weights `weight`; `held` is padded with `M`."""
     x = problem.columns.gather(jnp.arange(problem.columns.num_columns))
-    z_inverse = problem.z_inverse[leader]
+    z_inverse, folds = problem.z_inverse[leader], problem.num_folds
 
     def by_z(weight: Array, z_inverse: Array, columns: Array) -> tuple[Array, Array]:
         moment = (columns * weight) @ problem.z
         return moment, moment @ z_inverse
 
-    def of_problem(parts: tuple[Array, Array]) -> tuple[Array, ...]:
+    # A column that Z explains leaves only rounding behind.
+    own = x**2 @ weight[-1]
+    x_moment, x_part = by_z(weight[-1], z_inverse[-1], x)
+    diagonal = own - (x_moment * x_part).sum(axis=1)
+    left = diagonal > 100 * jnp.finfo(x.dtype).eps * own
+    x = jnp.where(left[:, None], x, 0.0)
+
+    def of_problem(parts: tuple[Array, Array]) -> tuple[Array, Array]:
         weight, z_inverse = parts
-        (x_moment, x_part), (y_moment, y_part) = (by_z(weight, z_inverse, columns) for columns in (x, problem.y))
-        gram = (x * weight) @ x.T - x_part @ x_moment.T
-        moment = (problem.y * weight) @ x.T - y_part @ x_moment.T
-        square = (weight * problem.y**2).sum(axis=1) - (y_part * y_moment).sum(axis=1)
-        # A column that Z explains leaves only rounding behind.
-        left = jnp.diagonal(gram) > 100 * jnp.finfo(x.dtype).eps * (x**2 @ weight)
-        return jnp.where(left[:, None] & left, gram, 0.0), jnp.where(left, moment, 0.0), square
+        y_moment, y_part = by_z(weight, z_inverse, problem.y)
+        moment = (weight * (problem.y - y_part @ problem.z.T)) @ x.T
+        return moment, (weight * problem.y**2).sum(axis=1) - (y_part * y_moment).sum(axis=1)
+
+    def gram(parts: tuple[Array, Array]) -> Array:
+        weight, z_inverse = parts
+        x_moment, x_part = by_z(weight, z_inverse, x)
+        return (x * weight) @ x.T - x_part @ x_moment.T
 
     def of_fold(parts: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         weight, z_inverse, rows = parts
-        take = functools.partial(jnp.take, indices=rows, axis=1, mode="fill", fill_value=0.0)
         z = jnp.take(problem.z, rows, axis=0, mode="fill", fill_value=0.0)
-        left = (take(columns) - by_z(weight, z_inverse, columns)[1] @ z.T for columns in (x, problem.y))
-        x_left, y_left = left
-        return x_left, y_left
 
-    folds = problem.num_folds
-    gram, moment, square = jax.lax.map(of_problem, (weight, z_inverse))
-    held_x, held_y = jax.lax.map(of_fold, (weight[:folds], z_inverse[:folds], held))
+        def without_z(columns: Array) -> Array:
+            taken = jnp.take(columns, rows, axis=1, mode="fill", fill_value=0.0)
+            return taken - by_z(weight, z_inverse, columns)[1] @ z.T
+
+        return without_z(x), without_z(problem.y)
+
+    moment, square = jax.lax.map(of_problem, (weight, z_inverse))
+    products: _ByColumns | _ByRows = _ByRows(x, problem.y, weight, problem.z, z_inverse)
+    if not _rows_are_few(x.shape[1], x.shape[0]):
+        products = _ByColumns(jax.lax.map(gram, (weight, z_inverse)), moment)
     held_weight = jnp.take(problem.weight[leader], held, mode="fill", fill_value=0.0)
-    held_weight = held_weight / held_weight.sum(axis=1, keepdims=True)
-    return _System(gram, moment, square, held_x, held_y, held_weight)
+    held_x, held_y = jax.lax.map(of_fold, (weight[:folds], z_inverse[:folds], held))
+    return _System(
+        products=products,
+        moment=moment,
+        square=square,
+        diagonal=jnp.where(left, diagonal, 0.0),
+        held_x=held_x,
+        held_y=held_y,
+        held_weight=held_weight / held_weight.sum(axis=1, keepdims=True),
+    )
+
+
+def _raise(matrix: Float[Array, "n n"], rho: Array) -> Float[Array, "n n"]:
+    return matrix + rho * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
 
 
 def _inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -146,8 +261,8 @@ def _inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 @jax.jit
-def _invert(gram: Float[Array, "F1 P P"], rho: Array) -> Float[Array, "F1 P P"]:
-    return jax.lax.map(lambda part: _inverse(part + rho * jnp.eye(part.shape[0], dtype=part.dtype)), gram)
+def _invert(system: _System, rho: Array) -> Array:
+    return system.products.invert(rho)
 
 
 _State: TypeAlias = tuple[Array, Array, Array, Array, Array]
@@ -178,7 +293,7 @@ def _by_fold(rows: Float[Array, "F Q n"], matrices: Float[Array, "F n m"]) -> Fl
 def _solve(
     problem: Problem,
     system: _System,
-    inverse: Float[Array, "F1 P P"],
+    inverse: Float[Array, "F1 n n"],
     rho: Array,
     penalty: Float[Array, "Q"],
     start: tuple[Float[Array, "F1 Q P"], Float[Array, "F1 Q P"]],
@@ -191,7 +306,7 @@ def _solve(
 
     def iterate(_: Array, state: tuple[Array, Array], going: Array) -> tuple[Array, Array]:
         coef, dual = state
-        smooth = _by_fold(system.moment + rho * (coef - dual), inverse)
+        smooth = system.products.smooth(inverse, rho, coef - dual)
         ahead = _OVER_RELAXATION * smooth + (1 - _OVER_RELAXATION) * coef + dual
         new = soft_threshold(ahead, l1 / rho, problem.penalty.least) / (1 + l2 / rho)
         return jnp.where(going, new, coef), jnp.where(going, ahead - new, dual)
@@ -200,7 +315,7 @@ def _solve(
         coef, dual, _, going, iterations = state
         iterating = functools.partial(iterate, going=going[:, :, None])
         coef, dual = jax.lax.fori_loop(0, _CHECKED_EVERY, iterating, (coef, dual))
-        gradient = system.moment - _by_fold(coef, system.gram)
+        gradient = system.products.gradient(coef)
         done = _gap(problem, system, penalty, coef, gradient) <= largest_gap
         return coef, dual, gradient, going & ~done, iterations + _CHECKED_EVERY * going
 
@@ -247,7 +362,7 @@ class _Walk:
         self.largest_gap = jnp.asarray(gap / 2, problem.y.dtype)
         self.most = jnp.int32(most)
         self.ratios = ratios
-        diagonal = np.diagonal(np.asarray(self.system.gram[-1]))
+        diagonal = np.asarray(self.system.diagonal)
         self.curvature = np.broadcast_to(diagonal, (problem.y.shape[0], diagonal.size))
         shape = self.system.moment.shape
         self.zero = jnp.zeros(shape, problem.y.dtype), self.system.moment
@@ -261,7 +376,7 @@ class _Walk:
         if level != self.level:
             self.level = level
             self.rho = jnp.asarray(_STIFFNESS * 0.7 * 0.5**level * self.curvature[0].mean(), self.problem.y.dtype)
-            self.inverse = _invert(self.system.gram, self.rho)
+            self.inverse = _invert(self.system, self.rho)
 
     def penalty(self, number: int) -> np.ndarray:
         """`[Q]`."""
