@@ -47,6 +47,8 @@ class Attribution:
       num_left_out: `[Q]` rows left out because the utility was not finite.
       submodel_status: `[M]` one `jaxame.types.SubmodelStatus` per submodel.
       relative_gap: `[Q, 2]` relative duality gap of the fits at `lambda_min` and `lambda_1se`, recomputed in float64.
+      violation: `[Q, 2]` their largest violation of an optimality condition, as a share of the smallest penalty that
+        gives zero, likewise.
       cv_penalty: `[L, Q]` penalties fitted; NaN after a query's path ended.
       cv_error: `[L, Q]` cross-validated mean squared error.
       cv_error_se: `[L, Q]` its standard error.
@@ -64,6 +66,7 @@ class Attribution:
     num_left_out: np.ndarray
     submodel_status: np.ndarray
     relative_gap: np.ndarray
+    violation: np.ndarray
     cv_penalty: np.ndarray
     cv_error: np.ndarray
     cv_error_se: np.ndarray

@@ -220,7 +220,7 @@ def estimate_ame(
         entry, entry_sign = path.penalty.reshape(shape), path.sign.reshape(shape)
         converged = converged & path.converged
     x = exact_operator(design, coding)
-    gaps = _certificates(x, coding, targets, fit)
+    gaps, violations = np.moveaxis(_certificates(x, coding, targets, fit), 2, 0)
     return Attribution(
         values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
         stderr=None,
@@ -231,6 +231,7 @@ def estimate_ame(
         num_left_out=(~np.isfinite(targets)).sum(axis=0),
         submodel_status=submodel_status(targets),
         relative_gap=gaps,
+        violation=violations,
         cv_penalty=fit.penalty,
         cv_error=fit.error_mean,
         cv_error_se=fit.error_se,
@@ -281,11 +282,11 @@ def _check_utilities(utilities: ArrayLike, num_rows: int) -> np.ndarray:
 
 
 def _certificates(x: LinearOperator, coding: Coding, targets: np.ndarray, fit: CrossValidation) -> np.ndarray:
-    """Relative duality gap of every query's fits at `lambda_min` and `lambda_1se`, `[Q, 2]`."""
+    """Gap and violation of every query's fits at `lambda_min` and `lambda_1se`, `[Q, 2, 2]`."""
     fits = ((fit.coef_min, fit.at_min), (fit.coef_1se, fit.at_1se))
     return np.array(
         [
-            [certify(x, y, coef[q], fit.penalty[at[q], q], coding.weight, coding.z).relative_gap for coef, at in fits]
+            [certify(x, y, coef[q], fit.penalty[at[q], q], coding.weight, coding.z) for coef, at in fits]
             for q, y in enumerate(targets.T)
         ]
     )

@@ -207,6 +207,8 @@ def test_about_says_what_was_run(result):
     assert (result.num_queries, result.num_sources, result.num_copies) == (Q, N, COPIES)
     assert result.relative_gap.shape == (Q, 2)
     assert result.relative_gap.max() <= 1e-3
+    assert result.violation.shape == (Q, 2)
+    assert result.violation.max() <= 1e-3
 
 
 def test_the_copies_have_a_key_of_their_own(estimate, utilities, result):

@@ -32,7 +32,7 @@ from jaxame.lasso.prox import pull, soft_threshold
 SMALLEST_GAP = 1e-5
 """Smallest tolerance on the relative gap that float32 is trusted with here."""
 QUERIES_AT_ONCE = 64
-_MOST_BYTES = 2**30
+MOST_BYTES = 2**30
 _MOST_COLUMNS = 4  # a row
 _UNLIKE = 4.0  # ratio of the mean squares of two columns up to which one `rho` serves both
 _OVER_RELAXATION = 1.9
@@ -168,13 +168,19 @@ def alike(problem: Problem) -> np.ndarray:
     return (weight == weight[(weight > 0).sum(axis=1).argmax()]).all(axis=1)
 
 
+def memory(num_rows: int, num_columns: int, num_queries: int, num_folds: int) -> int:
+    """Memory of a problem of these sizes, in bytes."""
+    few = _rows_are_few(num_rows, num_columns)
+    matrices = (num_folds + 1) * (num_rows**2 if few else 2 * num_columns**2)
+    states = 12 * num_columns * (num_folds + 1) * min(num_queries, QUERIES_AT_ONCE)
+    return 4 * (matrices + 3 * num_columns * num_rows + states)
+
+
 def suits(problem: Problem, gap: float) -> bool:
     """Whether the method is for this problem: few columns, of about one scale, and a tolerance `gap` it can meet."""
     columns, rows = problem.columns.num_columns, problem.y.shape[1]
-    num_queries, problems = problem.z_inverse.shape[:2]
-    matrices = problems * (rows**2 if _rows_are_few(rows, columns) else 2 * columns**2)
-    numbers = matrices + 3 * columns * rows + 12 * columns * problems * min(num_queries, QUERIES_AT_ONCE)
-    if 4 * numbers > _MOST_BYTES or columns > _MOST_COLUMNS * rows:
+    num_bytes = memory(rows, columns, problem.y.shape[0], problem.num_folds)
+    if num_bytes > MOST_BYTES or columns > _MOST_COLUMNS * rows:
         return False
     if problem.y.dtype != np.float32 or gap < SMALLEST_GAP or problem.num_folds < 2:
         return False

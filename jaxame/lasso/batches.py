@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxame.lasso import admm
 from jaxame.lasso.problem import Problem
 from jaxame.lasso.workset import BLOCK
 from jaxame.types import Progress
@@ -133,4 +134,8 @@ def memory(
     residuals = 8 * size * problems * num_rows
     # Room is doubled when it is used up, and copied.
     sets = 3 * size * working * (num_rows + (BLOCK + 4) * problems)
-    return _PROCESS_BYTES + design + num_devices * itemsize * (gradients + residuals + sets)
+    side_by_side = admm.memory(num_rows, num_columns, num_queries, num_folds)
+    if side_by_side > admm.MOST_BYTES:
+        side_by_side = 0
+    one_by_one = itemsize * (gradients + residuals + sets)
+    return _PROCESS_BYTES + design + num_devices * max(one_by_one, side_by_side)

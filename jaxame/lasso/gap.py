@@ -8,7 +8,7 @@ from jaxtyping import Float
 def duality_gap(
     square: Float[Array, "*n"], l1: Float[Array, "*n"], along: Float[Array, "*n"], longest: Float[Array, "*n"]
 ) -> Float[Array, "*n"]:
-    """Duality gap of fits, the dual point being the best on the ray of the residuals.
+    """Duality gap of fits, the dual point being the residuals or, shrunk, the best on their ray.
 
     Args:
       square: weighted square of the residuals, those of the rows that stand for the ridge part with them.
@@ -16,5 +16,5 @@ def duality_gap(
       along: weighted product of residuals and target.
       longest: largest multiple of the residuals that is feasible.
     """
-    scale = jnp.minimum(along / jnp.where(square > 0, square, 1.0), longest)
+    scale = jnp.minimum(jnp.minimum(along / jnp.where(square > 0, square, 1.0), longest), 1.0)
     return square / 2 + l1 - scale * along + scale**2 * square / 2

@@ -176,7 +176,8 @@ class _Solver:
             self.score = _outside(self.working, self.score)
 
     def _make_room(self) -> None:
-        more = min(self.working.room, -(-self.problem.columns.num_columns // BLOCK) - self.working.room)
+        # Columns that can never be needed leave places empty, so more blocks may be in use than the columns would fill.
+        more = max(1, min(self.working.room, -(-self.problem.columns.num_columns // BLOCK) - self.working.room))
         self.working = workset.enlarge(self.working, self.working.room + more, self.problem.columns.num_columns)
         self.coef, self.before = (jnp.pad(c, ((0, 0), (0, more), (0, 0), (0, 0))) for c in (self.coef, self.before))
         log.debug("working sets of up to %d columns", self.working.room * BLOCK)
