@@ -58,7 +58,19 @@ def lasso_table() -> str:
             cells = [*(f"{number:,}" for number in problem), "whole" if given["full_path"] else "ends early"]
             gap, memory = f"{record['max_relative_gap']:.1e}", f"{record['peak_rss_mb']:,.0f}"
             lines.append([*cells, record["solver"], f"{record['seconds_per_query']:.3g}", gap, memory])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", growth()])
+
+
+def growth() -> str:
+    """A sentence on the stored run of `benchmarks.lasso --growth`."""
+    run = json.loads((BENCHMARKS / "lasso_growth.cpu-2-cores.json").read_text())
+    first, last = run["records"][0], run["records"][-1]
+    powers = {name: f"{power:.2f}" for name, power in run["exponents"].items()}
+    seconds, memory = (f"{first[name]:,.0f} to {last[name]:,.0f}" for name in ("seconds", "peak_rss_mb"))
+    return (
+        f"From {first['sources']:,} to {last['sources']:,} sources, one query, with compilation: {seconds} s, "
+        f"{memory} MB; the exponents are {powers['seconds']} and {powers['peak_rss_mb']}."
+    )
 
 
 TABLES = {"demo": demo_table, "submodels": submodels_table, "lasso": lasso_table}

@@ -1,5 +1,7 @@
 """ADMM side by side: every fit certified in float64, and against coordinate descent, which shares no line with it."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +109,27 @@ def test_a_cross_validation_agrees_with_scikit_learn():
         assert certify(x, targets[:, q], at["coef"], at["alpha"], *plain).relative_gap < 2e-5
         if at["alpha"] == pytest.approx(peer.alpha_):
             np.testing.assert_allclose(at["coef"][own], peer.coef_[own], atol=5e-3)
+
+
+@pytest.mark.parametrize("gap", [1e-5, 9e-6], ids=["side by side", "coordinate descent"])
+def test_the_fits_of_folds_are_certified_on_their_training_rows(data, gap):
+    x, targets, weight, z = data
+    made = problem(*data)
+    assert admm.suits(made, gap) == (gap == 1e-5)
+    fit = cross_validate(made, num_penalties=12, tolerance=Tolerance(gap, violation=0.0), keep_folds=True)
+    fold, wrong = folds(len(x)), []
+    assert [len(paths) for paths in fit.fold_paths] == [F] * Q
+    for q, f in itertools.product(range(Q), range(F)):
+        path, rows = fit.fold_paths[q][f].toarray(), fold != f
+        assert path.shape == (12, x.shape[1])
+        for at, lam in enumerate(fit.penalty[:, q]):
+            if not np.isfinite(lam):
+                assert (path[at] == 0).all()
+                continue
+            assert certify(x[rows], targets[rows, q], path[at], lam, weight[rows], z[rows]).relative_gap < 1.5 * gap
+        wrong.append(certify(x, targets[:, q], path[at], fit.penalty[fit.at_min[q], q], weight, z).relative_gap)
+    assert min(wrong) > 10 * gap  # those of all rows are others
+    assert cross_validate(made, num_penalties=12).fold_paths == ()
 
 
 def test_a_missing_entry_leaves_the_other_queries_bit_identical(data):

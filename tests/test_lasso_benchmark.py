@@ -128,11 +128,12 @@ def as_outcome(fits, seconds=1.0):
 
 def test_an_outcome_is_read_as_it_was_written(tmp_path, fits):
     part = outcome.collect([fits.coef[: L - 2]], fits.penalty[:1])
-    written = Outcome(2.5, part, np.arange(L)[None] * 1.0, 3.5, {"version": "1"})
+    written = Outcome(2.5, part, np.arange(L)[None] * 1.0, 3.5, {"version": "1"}, (part, fits))
     outcome.save(tmp_path / "o.npz", written)
     read = outcome.load(tmp_path / "o.npz")
     assert (read.seconds, read.peak_rss_mb, read.about) == (2.5, 3.5, {"version": "1"})
     assert (read.fits.coef != part.coef).nnz == 0
+    assert [(own.coef != its.coef).nnz for own, its in zip(read.fold_fits, (part, fits), strict=True)] == [0, 0]
     np.testing.assert_array_equal(read.fits.penalty, part.penalty)
     assert np.isnan(read.fits.penalty[0]).tolist() == [False] * (L - 2) + [True] * 2
 

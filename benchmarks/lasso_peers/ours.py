@@ -80,14 +80,15 @@ def main(size: Size, output: Path, warm_up: bool) -> None:
     about = {"device": environment.devices()[0], "version": environment.versions()["jaxame"]}
     about["matmul_gflops"] = str(matmul_gflops())
     held_out = solution["error"] * drawn.coding.weight.sum()
-    outcome.save(output, Outcome(solution["seconds"], solution["fits"], held_out, peak, about))
+    found = Outcome(solution["seconds"], solution["fits"], held_out, peak, about, solution["fold_fits"])
+    outcome.save(output, found)
 
 
 def solve_ours(drawn: Drawn, size: Size) -> dict[str, Any]:
     """Solve with `jaxame.lasso`.
 
     Returns:
-      `seconds`; `fits`, those on all rows; `error` `[Q, L]`, the curve.
+      `seconds`; `fits`, those on all rows; `fold_fits`, those of every fold; `error` `[Q, L]`, the curve.
     """
     begin = time.perf_counter()
     columns = mask_columns(drawn.design, drawn.coding, drawn.copies)
@@ -97,12 +98,14 @@ def solve_ours(drawn: Drawn, size: Size) -> dict[str, Any]:
         num_penalties=size.penalties,
         min_ratio=MIN_RATIO,
         early_end=not size.full_path,
+        keep_folds=True,
         tolerance=Tolerance(gap=_GAP),
         devices=jax.local_devices(),
     )
     seconds = time.perf_counter() - begin
-    fits = Fits(sparse.csr_matrix(sparse.vstack(found.path)), found.penalty.T)
-    return {"seconds": seconds, "fits": fits, "error": found.error_mean.T}
+    by_fold = [found.path, *zip(*found.fold_paths, strict=True)]
+    fits, *fold_fits = [Fits(sparse.csr_matrix(sparse.vstack(paths)), found.penalty.T) for paths in by_fold]
+    return {"seconds": seconds, "fits": fits, "fold_fits": tuple(fold_fits), "error": found.error_mean.T}
 
 
 def matmul_gflops() -> float:

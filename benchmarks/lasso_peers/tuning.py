@@ -82,9 +82,11 @@ def _attempt(name: str, run: Run, task: Task, setting: dict[str, Any], fits: lis
 
 
 def largest_gap(task: Task, queries: list[int], outcome: Outcome) -> float:
-    """Return the largest relative gap of an outcome's fits on all rows; infinite if one is not finite."""
+    """Return the largest relative gap of an outcome's fits, those of folds too; infinite if one is not finite."""
     assert outcome.fits is not None
-    gaps = relative_gaps(task, queries, outcome.fits)[np.isfinite(outcome.fits.penalty)]
+    given = np.isfinite(outcome.fits.penalty)
+    gaps = [relative_gaps(task, queries, outcome.fits)[given]]
+    gaps += [relative_gaps(task, queries, fits, fold)[given] for fold, fits in enumerate(outcome.fold_fits)]
     return float(np.nan_to_num(gaps, nan=np.inf).max())
 
 

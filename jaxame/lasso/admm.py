@@ -271,6 +271,7 @@ def _invert(system: _System, rho: Array) -> Array:
     return system.products.invert(rho)
 
 
+_Steps: TypeAlias = dict[int, PathStep]
 _State: TypeAlias = tuple[Array, Array, Array, Array, Array]
 
 
@@ -410,7 +411,7 @@ class _Walk:
         share = min(1.0, (self.ratios[b] - self.ratios[number]) / (self.ratios[a] - self.ratios[b]))
         return _beyond(before, last, jnp.full(self.first.size, share, self.problem.y.dtype))
 
-    def fill(self, a: int, b: int, ends: tuple[_Point, _Point], queries: np.ndarray, steps: list[PathStep]) -> None:
+    def fill(self, a: int, b: int, ends: tuple[_Point, _Point], queries: np.ndarray, steps: _Steps) -> None:
         """Fit the `queries` at the penalties between `a` and `b`: interpolate, or else solve half way and go on so."""
         between = [self.interpolate(number, a, b, ends) for number in range(a + 1, b)]
         if not between:
@@ -434,6 +435,7 @@ class _Walk:
             penalty=self.penalty(number),
             index=np.broadcast_to(np.arange(num_columns), self.curvature.shape),
             coef=np.zeros(self.curvature.shape),
+            fold_coef=np.zeros((num_queries, self.problem.num_folds, num_columns), self.problem.y.dtype),
             curvature=self.curvature,
             errors=np.zeros((num_queries, self.problem.num_folds)),
             converged=np.ones(num_queries, bool),
@@ -443,7 +445,9 @@ class _Walk:
     def write(self, step: PathStep, coef: Array, queries: np.ndarray, met: np.ndarray, passes: np.ndarray) -> None:
         """Write the fits of `queries` into a step."""
         if queries.any():
-            step.coef[queries] = np.asarray(coef[-1])[queries]
+            *folds, whole = np.asarray(coef)
+            step.coef[queries] = whole[queries]
+            step.fold_coef[queries] = np.stack(folds, axis=1)[queries]
             step.errors[queries] = np.asarray(_held_out_errors(self.system, coef)).T[queries]
             step.converged[queries], step.passes[queries] = met[queries], passes[queries]
 
@@ -485,15 +489,15 @@ def walk_path(
     active = (np.asarray(problem.unit) > 0) & (walk.first > 0)
     met = np.ones_like(active)
     solved: list[tuple[int, _Point]] = []
-    steps = [walk.blank(number) for number in range(num_penalties)]
     for number in sorted({0, *range(_STRIDE, num_penalties, _STRIDE), num_penalties - 1}):
         walk.stiffen(number)
+        begin = solved[-1][0] if solved else -1
+        steps = {between: walk.blank(between) for between in range(begin + 1, number + 1)}
         point = walk.solve(number, walk.start(number, solved), active)
         walk.write(steps[number], point.coef, active, np.asarray(point.met), np.asarray(point.iterations))
-        begin = solved[-1][0] if solved else number
         if solved:
             walk.fill(begin, number, (solved[-1][1], point), active, steps)
-        for step in steps[begin + bool(solved) : number + 1]:
+        for step in steps.values():
             met &= step.converged | ~active
             active = active & consume(step) & met
         solved = [*solved[-1:], (number, point)]

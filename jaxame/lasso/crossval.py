@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ class CrossValidation:
       at_1se: `[Q]` first position within one standard error of it (`lambda_1se`).
       path: for each of the `Q` queries a sparse array `[L, P]`, the coefficients of every fit on all rows, unit of the
         target; zeros after the path ended.
+      fold_paths: for each of the `Q` queries `F` such arrays, the fits on each fold's training rows; empty unless they
+        were to be kept.
       coef_min: `[Q, P]` coefficients of the fit on all rows at `lambda_min`, unit of the target.
       coef_1se: `[Q, P]` the same at `lambda_1se`.
       converged: `[Q]` every penalty up to `lambda_min` met the tolerance in every fold.
@@ -39,13 +41,21 @@ class CrossValidation:
     at_min: np.ndarray
     at_1se: np.ndarray
     path: tuple[sparse.csr_array, ...]
+    fold_paths: tuple[tuple[sparse.csr_array, ...], ...]
     coef_min: np.ndarray
     coef_1se: np.ndarray
     converged: np.ndarray
 
 
+_Sparse: TypeAlias = tuple[np.ndarray, np.ndarray]
 _PER_PENALTY = ("penalty", "error_mean", "error_se")
 _PER_QUERY = ("at_min", "at_1se", "coef_min", "coef_1se", "converged")
+_PATHS = ("path", "fold_paths")
+
+
+def _used(index: np.ndarray, coef: np.ndarray) -> _Sparse:
+    """The coefficients that are not zero, after their columns."""
+    return index[coef != 0], coef[coef != 0].astype(np.float64)
 
 
 def _fold_share(problem: Problem) -> np.ndarray:
@@ -65,9 +75,10 @@ def _curve(errors: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarra
 class _Recorder:
     """Keeps the curve and the coefficients, and ends a query once its curve is clearly past its minimum."""
 
-    def __init__(self, problem: Problem, num_penalties: int, early_end: bool, progress: Progress):
+    def __init__(self, problem: Problem, num_penalties: int, early_end: bool, keep_folds: bool, progress: Progress):
         self.share = _fold_share(problem)
         self.early_end = early_end
+        self.num_kept = problem.num_folds if keep_folds else 0
         self.num_penalties = num_penalties
         self.num_columns = problem.columns.num_columns
         self.progress = progress
@@ -75,7 +86,7 @@ class _Recorder:
         self.penalty, self.mean, self.se = (np.full(shape, np.nan) for _ in range(3))
         self.converged = np.ones(shape, bool)
         self.errors: list[np.ndarray] = []
-        self.steps: list[list[tuple[np.ndarray, np.ndarray]]] = []
+        self.steps: list[list[list[_Sparse]]] = []
         self.active = np.ones(shape[1], bool)
 
     def __call__(self, step: PathStep) -> np.ndarray:
@@ -83,8 +94,13 @@ class _Recorder:
         row, on = step.number, self.active
         self.penalty[row, on], self.mean[row, on], self.se[row, on] = step.penalty[on], mean[on], se[on]
         self.converged[row, on] = step.converged[on]
-        used = [(step.index[q, coef != 0], coef[coef != 0]) for q, coef in enumerate(step.coef)]
-        self.steps.append(used)
+        folds = step.fold_coef[:, : self.num_kept]
+        self.steps.append(
+            [
+                [_used(index, coef) for coef in [*of_folds, of_all]]
+                for index, of_folds, of_all in zip(step.index, folds, step.coef, strict=True)
+            ]
+        )
         self.errors.append(step.errors)
         if self.early_end:
             self.active = on & ~self._past_minimum()
@@ -109,7 +125,8 @@ class _Recorder:
         queries = np.arange(at_min.size)
         within = self.mean <= (self.mean + self.se)[at_min, queries]
         at_1se = within.argmax(axis=0)
-        path = tuple(self._path(q) * u for q, u in enumerate(unit))
+        paths = [[self._path(q, k) * u for k in range(self.num_kept + 1)] for q, u in enumerate(unit)]
+        path = tuple(fits[-1] for fits in paths)
         steps = np.arange(self.num_penalties)[:, None]
         return CrossValidation(
             penalty=self.penalty * unit,
@@ -118,14 +135,16 @@ class _Recorder:
             at_min=at_min,
             at_1se=at_1se,
             path=path,
+            fold_paths=tuple(tuple(fits[:-1]) for fits in paths) if self.num_kept else (),
             coef_min=np.stack([fits[[at]].toarray()[0] for fits, at in zip(path, at_min, strict=True)]),
             coef_1se=np.stack([fits[[at]].toarray()[0] for fits, at in zip(path, at_1se, strict=True)]),
             converged=(self.converged | (steps > at_min)).all(axis=0),
         )
 
-    def _path(self, query: int) -> sparse.csr_array:
-        """Coefficients of one query at every penalty, `[L, P]`, unit of the standardised target."""
-        fitted = [fits[query] for fits, on in zip(self.steps, self.penalty[:, query], strict=False) if np.isfinite(on)]
+    def _path(self, query: int, k: int) -> sparse.csr_array:
+        """Coefficients of the `k`-th kept problem at every penalty, `[L, P]`, unit of the standardised target."""
+        going = np.isfinite(self.penalty[:, query])
+        fitted = [fits[query][k] for fits, on in zip(self.steps, going, strict=False) if on]
         pointer = np.cumsum([0] + [index.size for index, _ in fitted])
         pointer = np.pad(pointer, (0, self.num_penalties + 1 - pointer.size), mode="edge")
         index, coef = (np.concatenate([fit[part] for fit in fitted]) for part in (0, 1))
@@ -143,6 +162,7 @@ def cross_validate(
     penalties: np.ndarray | None = None,
     tolerance: Tolerance = CURVE_TOLERANCE,
     early_end: bool = True,
+    keep_folds: bool = False,
     devices: Sequence[jax.Device] | None = None,
     progress: Progress = silent,
 ) -> CrossValidation:
@@ -155,6 +175,7 @@ def cross_validate(
       penalties: `[L]` falling penalties to use instead for all queries, in the unit of the target.
       tolerance: when a fit of the path is accepted; those at the chosen penalties are fitted again, more closely.
       early_end: stop a query's path once its curve is clearly past its minimum, by more than chance between folds.
+      keep_folds: return the fits on the folds' training rows, too.
       devices: share the queries out to these; by default all are solved where the problem is.
       progress: called after every penalty.
 
@@ -166,13 +187,13 @@ def cross_validate(
     sharing = admm.alike(problem) & (penalties is None) & admm.suits(problem, tolerance.gap)
 
     def side_by_side(part: Problem, own: np.ndarray, report: Progress) -> CrossValidation:
-        record = _Recorder(part, steps, early_end, report)
+        record = _Recorder(part, steps, early_end, keep_folds, report)
         met = admm.walk_path(part, record, num_penalties=steps, min_ratio=min_ratio, gap=tolerance.gap)
         sharing[own[~met]] = False
         return record.result(np.asarray(part.unit, np.float64))
 
     def one_by_one(part: Problem, _: np.ndarray, report: Progress) -> CrossValidation:
-        record = _Recorder(part, steps, early_end, report)
+        record = _Recorder(part, steps, early_end, keep_folds, report)
         unit = np.asarray(part.unit, np.float64)
         scaled = None if penalties is None else penalties[:, None] / np.where(unit > 0, unit, 1.0)
         walk_path(part, record, num_penalties=steps, min_ratio=min_ratio, penalties=scaled, tolerance=tolerance)
@@ -232,21 +253,21 @@ def _together(parts: list[CrossValidation], num_queries: int) -> CrossValidation
     def whole(name: str, axis: int = 0) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts], axis).take(np.arange(num_queries), axis)
 
-    return CrossValidation(
-        **{name: whole(name, 1) for name in _PER_PENALTY},
-        **{name: whole(name) for name in _PER_QUERY},
-        path=tuple(fits for part in parts for fits in part.path)[:num_queries],
-    )
+    fields: dict[str, Any] = {name: whole(name, 1) for name in _PER_PENALTY} | {
+        name: whole(name) for name in _PER_QUERY
+    }
+    for name in _PATHS:
+        fields[name] = tuple(fits for part in parts for fits in getattr(part, name))[:num_queries]
+    return CrossValidation(**fields)
 
 
 def _either(first: np.ndarray, yes: CrossValidation, no: CrossValidation) -> CrossValidation:
     """Take the queries of one result where `first [Q]`, else those of the other."""
-
-    def chosen(name: str) -> np.ndarray:
+    fields: dict[str, Any] = {}
+    for name in _PER_PENALTY + _PER_QUERY:
         a, b = getattr(yes, name), getattr(no, name)
-        return np.where(first[:, None] if name.startswith("coef") else first, a, b)
-
-    return CrossValidation(
-        **{name: chosen(name) for name in _PER_PENALTY + _PER_QUERY},
-        path=tuple(a if one else b for one, a, b in zip(first, yes.path, no.path, strict=True)),
-    )
+        fields[name] = np.where(first[:, None] if name.startswith("coef") else first, a, b)
+    for name in _PATHS:  # where folds were not kept, both are empty
+        pairs = zip(first, getattr(yes, name), getattr(no, name), strict=False)
+        fields[name] = tuple(a if one else b for one, a, b in pairs)
+    return CrossValidation(**fields)

@@ -16,5 +16,6 @@ def duality_gap(
       along: weighted product of residuals and target.
       longest: largest multiple of the residuals that is feasible.
     """
-    scale = jnp.minimum(jnp.minimum(along / jnp.where(square > 0, square, 1.0), longest), 1.0)
+    # A multiple below 0, which overshooting residuals would ask for, need not be feasible.
+    scale = jnp.clip(along / jnp.where(square > 0, square, 1.0), 0.0, jnp.minimum(longest, 1.0))
     return square / 2 + l1 - scale * along + scale**2 * square / 2

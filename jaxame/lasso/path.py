@@ -52,6 +52,7 @@ class PathStep:
       penalty: `[Q]` in units of the standardised target.
       index: `[Q, A]` columns of the working set, `P` where a place is unused.
       coef: `[Q, A]` coefficients of the fit on all rows.
+      fold_coef: `[Q, F, A]` those of the fits on each fold's training rows.
       curvature: `[Q, A]` mean square of each column in that fit, after elimination of `Z`.
       errors: `[Q, F]` mean squared held-out errors.
       converged: `[Q]` no optimality condition of any problem is violated by more than allowed.
@@ -62,6 +63,7 @@ class PathStep:
     penalty: np.ndarray
     index: np.ndarray
     coef: np.ndarray
+    fold_coef: np.ndarray
     curvature: np.ndarray
     errors: np.ndarray
     converged: np.ndarray
@@ -110,11 +112,12 @@ def _held_out_errors(problem: Problem, residual: Float[Array, "Q F1 M"]) -> Floa
 
 
 @jax.jit
-def _full_fit(working: WorkingSet, coef: Float[Array, "Q A F1 K"]) -> tuple[Array, Array, Array]:
-    """Columns, coefficients and curvatures of the fits on all rows, `[Q, A K]` each."""
+def _fits(working: WorkingSet, coef: Float[Array, "Q A F1 K"]) -> tuple[Array, Array, Array]:
+    """Columns `[Q, A K]`, coefficients `[Q, F+1, A K]`, and curvatures of the fits on all rows, `[Q, A K]`."""
     curvature = jnp.einsum("qakk->qak", working.gram[:, :, :, -1])
     flat = (coef.shape[0], -1)
-    return working.index.reshape(flat), coef[:, :, -1].reshape(flat), curvature.reshape(flat)
+    by_problem = jnp.moveaxis(coef, 2, 1).reshape(coef.shape[0], coef.shape[2], -1)
+    return working.index.reshape(flat), by_problem, curvature.reshape(flat)
 
 
 @jax.jit
@@ -274,13 +277,14 @@ def walk_path(
         penalties = solver.first * np.geomspace(1.0, min_ratio, num_penalties)[:, None]
     for number, penalty in enumerate(penalties):
         converged = solver.solve(penalty, last, active)
-        index, coef, curvature = _full_fit(solver.working, solver.coef)
+        index, coef, curvature = (np.asarray(part) for part in _fits(solver.working, solver.coef))
         step = PathStep(
             number=number,
             penalty=penalty,
-            index=np.asarray(index),
-            coef=np.asarray(coef, np.float64),
-            curvature=np.asarray(curvature, np.float64),
+            index=index,
+            coef=coef[:, -1].astype(np.float64),
+            fold_coef=coef[:, :-1],
+            curvature=curvature.astype(np.float64),
             errors=np.asarray(_held_out_errors(problem, solver.residual), np.float64),
             converged=converged,
             passes=solver.passes,
@@ -316,7 +320,7 @@ def solve_near(
     fits, met = np.zeros(near.shape), np.ones(penalties.shape, bool)
     for fit, done, penalty, start in zip(fits, met, penalties, near, strict=True):
         done[:] = solver.solve_near(penalty, start, active)
-        index, coef, _ = (np.asarray(part) for part in _full_fit(solver.working, solver.coef))
-        query, place = np.nonzero(coef)
-        fit[query, index[query, place]] = coef[query, place]
+        index, coef, _ = (np.asarray(part) for part in _fits(solver.working, solver.coef))
+        query, place = np.nonzero(coef[:, -1])
+        fit[query, index[query, place]] = coef[query, -1, place]
     return fits, met
