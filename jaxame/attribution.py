@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from jaxame import checks, knockoffs
 from jaxame.knockoffs import Selection
@@ -39,7 +40,7 @@ class Attribution:
 
     Attributes:
       values: `[Q, N]` estimated AME: least squares on the sources in the LASSO at `lambda_1se`, zero for the others.
-      stderr: `[Q, N]` standard errors, or None.
+      stderr: `[Q, N]` standard errors of `debiased`, in its unit, or None; see `interval`.
       status: `[Q]` one `jaxame.types.Status` per query; see `check`.
       lasso_min: `[Q, N]` AME by the LASSO at `lambda_min`.
       lasso_1se: `[Q, N]` AME by the LASSO at `lambda_1se`.
@@ -109,6 +110,52 @@ class Attribution:
             raise AttributionError("\n".join(failed))
         return self
 
+    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Return confidence intervals of every AME: those of `debiased`, which needs no source to be selected first.
+
+        Each covers its AME with about the probability asked for if there are at least as many submodels as sources and
+        the LASSO finds most of what is large; over many sources, some will miss. They are about the draw of subsets and
+        the training together.
+
+        Args:
+          level: probability to cover, strictly between 0 and 1.
+
+        Returns:
+          lower and upper bounds, `[Q, N]` each, in the unit of the query.
+
+        Raises:
+          ValueError: for a level outside (0, 1), or if there are no standard errors.
+        """
+        level = checks.probability(level, "level")
+        half = stats.norm.ppf((1 + level) / 2) * self._with_stderr()
+        return self.debiased - half, self.debiased + half
+
+    def p_values(self, alternative: str = "two-sided") -> np.ndarray:
+        """Return approximate p-values `[Q, N]` of "no effect on average", from `debiased` and `stderr`.
+
+        They lean on the normal distribution, which the number of submodels makes nearly true, and say nothing about a
+        false discovery rate; `select` needs neither.
+
+        Args:
+          alternative: "greater" against sources that raise the query, "less" against those that lower it, "two-sided"
+            against both.
+
+        Raises:
+          ValueError: for an unknown alternative, or if there are no standard errors.
+        """
+        stderr = self._with_stderr()
+        known = f"alternative to be one of {knockoffs.ALTERNATIVES}"
+        checks.require(alternative in knockoffs.ALTERNATIVES, known, checks.describe(alternative))
+        # A target without any variance has no effect of any source, and no error.
+        z = np.where(stderr > 0, self.debiased / np.where(stderr > 0, stderr, 1.0), 0.0)
+        tail = {"two-sided": 2 * stats.norm.sf(np.abs(z)), "greater": stats.norm.sf(z), "less": stats.norm.cdf(z)}
+        return tail[alternative]
+
+    def _with_stderr(self) -> np.ndarray:
+        checks.require(self.stderr is not None, "standard errors, which this estimator has not", "None")
+        assert self.stderr is not None
+        return self.stderr
+
     def select(
         self,
         fdr: float = 0.1,
@@ -149,13 +196,14 @@ class Attribution:
     def to_dataframe(self) -> Any:
         """Return one row per query and source as a pandas DataFrame (needs the `data` extra).
 
-        Columns: query, source, value; with standard errors also stderr, with knockoff copies also statistic
-        (two-sided).
+        Columns: query, source, value, debiased; with standard errors also stderr (of debiased), with knockoff copies
+        also statistic (two-sided).
         """
         import pandas as pd
 
         query, source = np.indices(self.values.shape)
         columns = {"query": query.ravel(), "source": source.ravel(), "value": self.values.ravel()}
+        columns["debiased"] = self.debiased.ravel()
         if self.stderr is not None:
             columns["stderr"] = self.stderr.ravel()
         if self.num_copies:

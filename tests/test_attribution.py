@@ -43,10 +43,35 @@ def without_copies(result):
     return dataclasses.replace(result, entry=np.zeros((Q, 1, N)), entry_sign=np.zeros((Q, 1, N)))
 
 
+def test_intervals_and_p_values_are_those_of_the_normal_distribution(result):
+    lower, upper = result.interval(0.9)
+    np.testing.assert_allclose((lower + upper) / 2, result.debiased, rtol=1e-9)
+    np.testing.assert_allclose((upper - lower) / 2, 1.6448536 * result.stderr, rtol=1e-6)
+    both, greater, less = (result.p_values(name) for name in ("two-sided", "greater", "less"))
+    np.testing.assert_allclose(both, 2 * np.minimum(greater, less), atol=1e-12)
+    assert both[0, GREATER + LESS].max() < 1e-6 < np.delete(both[0], GREATER + LESS).min()
+    assert greater[0, GREATER].max() < 1e-6
+    assert less[0, LESS].max() < 1e-6
+    # An interval leaves 0 out where the p-value is below one less its level.
+    np.testing.assert_array_equal((lower[:2] > 0) | (upper[:2] < 0), both[:2] < 0.1)
+    np.testing.assert_array_equal(both[2:], 1.0)  # nothing moves a constant
+
+
+def test_what_needs_standard_errors_says_so(result):
+    bare = dataclasses.replace(result, stderr=None)
+    for ask in (bare.interval, bare.p_values):
+        with pytest.raises(ValueError, match="needs standard errors"):
+            ask()
+    with pytest.raises(ValueError, match="alternative to be one of"):
+        result.p_values("both")
+    with pytest.raises(ValueError, match="level"):
+        result.interval(1.0)
+
+
 @pytest.mark.parametrize("has_stderr", [False, True])
 def test_what_was_saved_comes_back_bit_for_bit(result, tmp_path, has_stderr):
-    if has_stderr:
-        result = dataclasses.replace(result, stderr=np.full((Q, N), 0.25, np.float32))
+    if not has_stderr:
+        result = dataclasses.replace(result, stderr=None)
     path = tmp_path / "result"  # the file has exactly this name
     result.save(path)
     loaded = jaxame.load(path)
@@ -120,14 +145,14 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_data_frame_has_a_row_per_query_and_source(result):
     frame = result.to_dataframe()
-    assert list(frame.columns) == ["query", "source", "value", "statistic"]
+    statistic = [result.select(query=q).statistic for q in range(Q)]
+    columns = {"value": result.values, "debiased": result.debiased, "stderr": result.stderr, "statistic": statistic}
+    assert list(frame.columns) == ["query", "source", *columns]
     assert len(frame) == Q * N
-    for name, wanted in (("value", result.values), ("statistic", [result.select(query=q).statistic for q in range(Q)])):
+    for name, wanted in columns.items():
         np.testing.assert_array_equal(frame.pivot(index="query", columns="source", values=name), wanted)
-    bare = dataclasses.replace(without_copies(result), stderr=np.abs(result.values))
-    frame = bare.to_dataframe()
-    assert list(frame.columns) == ["query", "source", "value", "stderr"]
-    np.testing.assert_array_equal(frame["stderr"], np.abs(frame["value"]))
+    bare = dataclasses.replace(without_copies(result), stderr=None)
+    assert list(bare.to_dataframe().columns) == ["query", "source", "value", "debiased"]
 
 
 def test_check_returns_the_result_or_names_every_failed_query(result):

@@ -485,3 +485,36 @@ def test_copies_of_a_foreign_design_need_a_key(design, utilities, result):
     np.testing.assert_array_equal(found.entry, result.entry)
     with pytest.raises(ValueError, match=r"needs a jaxame.design.Design; got"):
         jaxame.estimate_ame(np.asarray(design.masks()), utilities)
+
+
+def coverages(law, num_submodels, games, repeats):
+    """Share of 95 % intervals that hold the closed form, of the sources with an effect and without, `[repeats, 2]`."""
+    truth = np.stack([game.ame(law) for game in games])
+    noise, found = np.random.default_rng(7), []
+    for repeat in range(repeats):
+        key, size = jax.random.key(100 + repeat), games[0].num_sources
+        design = sample_design(key, law, num_submodels=num_submodels, num_sources=size)
+        utilities = np.asarray(Stacked(games)(None, np.asarray(design.masks())), np.float64)
+        utilities += noise.normal(size=utilities.shape) * 0.5 * utilities.std(axis=0)
+        lower, upper = jaxame.estimate_ame(design, utilities, folds=FOLDS, copies=0).interval(0.95)
+        inside = (lower <= truth) & (truth <= upper)
+        found.append([inside[truth != 0].mean(), inside[truth == 0].mean()])
+    return np.array(found)
+
+
+_FEW = np.where(np.arange(120) < 8, np.linspace(0.5, 2.0, 120), 0.0)
+COVERED = {
+    "as many rows as sources": (120, (Additive(_FEW), Saturating(120, range(5), slope=1.5, centre=2.0)), 60),
+    "many rows": (M, (GAMES["2 of 3"], GAMES["unanimity sum"], GAMES["majority"], GAMES["saturating"]), 25),
+}
+
+
+@pytest.mark.parametrize("law", ["grid", "uniform", "beta"])
+@pytest.mark.parametrize("name", COVERED)
+def test_intervals_cover_what_they_should(name, law):
+    """93 to 97 % of the effects that are there, at least 93 % of those that are not; each within 4 standard errors."""
+    draws = coverages(LAWS[law].law, *COVERED[name])
+    mean, error = draws.mean(axis=0), draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
+    assert (error < 0.02).all()
+    assert 0.93 - 4 * error[0] <= mean[0] <= 0.97 + 4 * error[0]
+    assert mean[1] >= 0.93 - 4 * error[1]

@@ -310,20 +310,29 @@ def test_refit_is_weighted_least_squares(data):
     np.testing.assert_allclose(coef, both[3:], rtol=1e-8)
 
 
-def test_one_step_is_unbiased_where_the_lasso_is_not():
-    """On independent columns of known variance, over 40 draws: means within 4 standard errors of the truth."""
+def test_one_step_is_unbiased_where_the_lasso_is_not_and_knows_its_error():
+    """On independent columns of known variance, over 40 draws: means within 4 standard errors of the truth.
+
+    The rows' noise differs with the first column, so that errors that are the same for every column would be wrong.
+    """
     rng = np.random.default_rng(0)
     truth, penalty, draws = np.zeros(60), 0.3, []
     truth[:3] = 1.0, -0.5, 0.25
     for _ in range(40):
         x = rng.normal(size=(M, 60)) * 2.0
-        y = x @ truth + rng.normal(size=M) + 5.0
+        y = x @ truth + rng.normal(size=M) * np.abs(x[:, 0]) / 2 + 5.0
         fit = Lasso(alpha=penalty, tol=1e-8).fit(x, y)
-        draws.append((fit.coef_, one_step(x, y, fit.coef_, np.ones(M), np.ones((M, 1)), np.full(M, 4.0))))
-    lasso, corrected = np.array(draws).transpose(1, 0, 2)
+        rows = np.ones(M), np.ones((M, 1)), np.full(M, 4.0)
+        draws.append((fit.coef_, *one_step(x, x**2, y, fit.coef_, *rows)))
+    lasso, corrected, stderr = np.array(draws).transpose(1, 0, 2)
     error = corrected.std(axis=0, ddof=1) / np.sqrt(len(draws))
     assert np.abs((corrected.mean(axis=0) - truth) / error).max() < 4
     assert np.abs((lasso.mean(axis=0) - truth)[:3]).min() > 4 * error[:3].max()
+    # A variance from 40 draws is known to sqrt(2 / 39) of itself; the terms' fourth moment adds some percent a draw.
+    ratio = (stderr**2).mean(axis=0) / corrected.var(axis=0, ddof=1)
+    assert abs(ratio[1:].mean() - 1) < 4 * np.sqrt(2 / 39 / 59) + 0.05
+    assert abs(ratio[0] - 1) < 4 * np.sqrt(2 / 39)
+    assert (stderr**2).mean(axis=0)[0] > 1.5 * (stderr**2).mean(axis=0)[1:].mean()
 
 
 def test_all_queries_and_folds_share_every_compiled_call(data, fold, monkeypatch):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from jaxame.lasso.batches import memory
 from jaxame.lasso.certificate import Certificate, certify
 from jaxame.lasso.crossval import CrossValidation, cross_validate
-from jaxame.lasso.debias import one_step
+from jaxame.lasso.debias import OneStep, one_step
 from jaxame.lasso.entry import EntryPath, entry_path
 from jaxame.lasso.path import Tolerance
 from jaxame.lasso.problem import Columns, DenseColumns, Problem, assign_folds, make_problem
@@ -23,6 +23,7 @@ __all__ = [
     "EntryPath",
     "Lasso",
     "LassoCV",
+    "OneStep",
     "Problem",
     "ShardedColumns",
     "Tolerance",
