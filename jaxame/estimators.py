@@ -16,7 +16,6 @@ from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_de
 from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns
 from jaxame.lasso import (
     CrossValidation,
-    OneStep,
     assign_folds,
     certify,
     cross_validate,
@@ -222,15 +221,16 @@ def estimate_ame(
         entry, entry_sign = path.penalty.reshape(shape), path.sign.reshape(shape)
         converged = converged & path.converged
     x = exact_operator(design, coding)
-    step = _one_steps(design, coding, x, targets, fit.coef_1se)
+    squared = exact_operator(design, dataclasses.replace(coding, low=coding.low**2, high=coding.high**2))
+    step = one_step(x, squared, targets, fit.coef_1se, *regression, coding.second_moment)
     gaps, violations = np.moveaxis(_certificates(x, coding, targets, fit), 2, 0)
     return Attribution(
         values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
-        stderr=coding.scale * np.stack([of_query.stderr for of_query in step]),
+        stderr=coding.scale * step.stderr,
         status=_status(design, targets, converged & (gaps.max(axis=1) <= _LARGEST_GAP)),
         lasso_min=coding.scale * fit.coef_min,
         lasso_1se=coding.scale * fit.coef_1se,
-        debiased=coding.scale * np.stack([of_query.coef for of_query in step]),
+        debiased=coding.scale * step.coef,
         num_left_out=(~np.isfinite(targets)).sum(axis=0),
         submodel_status=submodel_status(targets),
         relative_gap=gaps,
@@ -302,15 +302,6 @@ def _relaxed(design: Design, coding: Coding, targets: np.ndarray, coef: np.ndarr
         support = np.flatnonzero(coef[q])
         values[q, support] = refit(exact_columns(design, coding, support), y, coding.weight, coding.z)
     return values
-
-
-def _one_steps(
-    design: Design, coding: Coding, x: LinearOperator, targets: np.ndarray, coef: np.ndarray
-) -> list[OneStep]:
-    """One step from the coefficients of each query, `coef [Q, N]`."""
-    squared = exact_operator(design, dataclasses.replace(coding, low=coding.low**2, high=coding.high**2))
-    rows = coding.weight, coding.z, coding.second_moment
-    return [one_step(x, squared, y, b, *rows) for y, b in zip(targets.T, coef, strict=True)]
 
 
 def _status(design: Design, targets: np.ndarray, converged: np.ndarray) -> np.ndarray:

@@ -323,7 +323,12 @@ def test_one_step_is_unbiased_where_the_lasso_is_not_and_knows_its_error():
         y = x @ truth + rng.normal(size=M) * np.abs(x[:, 0]) / 2 + 5.0
         fit = Lasso(alpha=penalty, tol=1e-8).fit(x, y)
         rows = np.ones(M), np.ones((M, 1)), np.full(M, 4.0)
-        draws.append((fit.coef_, *one_step(x, x**2, y, fit.coef_, *rows)))
+        targets = np.stack([y, np.zeros(M), np.where(np.arange(M) < 100, y, np.nan)], axis=1)
+        both = one_step(x, x**2, targets, np.stack([fit.coef_, np.zeros(60), fit.coef_]), *rows)
+        part = one_step(x[:100], x[:100] ** 2, y[:100, None], fit.coef_[None], *(row[:100] for row in rows))
+        np.testing.assert_allclose(np.stack(both)[:, 2], np.stack(part)[:, 0], rtol=1e-9)
+        np.testing.assert_array_equal(np.stack(both)[:, 1], 0.0)
+        draws.append((fit.coef_, both.coef[0], both.stderr[0]))
     lasso, corrected, stderr = np.array(draws).transpose(1, 0, 2)
     error = corrected.std(axis=0, ddof=1) / np.sqrt(len(draws))
     assert np.abs((corrected.mean(axis=0) - truth) / error).max() < 4

@@ -8,7 +8,7 @@ from jaxame.lasso.certificate import Matrix
 
 
 class OneStep(NamedTuple):
-    """Coefficients `[P]` and their standard errors `[P]`."""
+    """Coefficients `[Q, P]` and their standard errors `[Q, P]`."""
 
     coef: np.ndarray
     stderr: np.ndarray
@@ -17,13 +17,13 @@ class OneStep(NamedTuple):
 def one_step(
     x: Matrix,
     x_squared: Matrix,
-    y: np.ndarray,
+    targets: np.ndarray,
     coef: np.ndarray,
     weight: np.ndarray,
     z: np.ndarray,
     second_moment: np.ndarray,
 ) -> OneStep:
-    """Correct a fit by its own residuals, in float64: `b + X'Wr / (s (1 - df / M))`.
+    """Correct fits by their own residuals, in float64: `b + X'Wr / (s (1 - df / M))`.
 
     `r` are the residuals after the best fit of `Z`, and `df` counts the support and `Z`. For columns that were drawn
     independently, as membership is, the known second moment stands in for the inverse covariance. The standard errors
@@ -32,8 +32,8 @@ def one_step(
     Args:
       x: `[M, P]` design, a float64 array or linear operator.
       x_squared: `[M, P]` the squares of its entries.
-      y: `[M]` target; non-finite rows are left out.
-      coef: `[P]` the fit.
+      targets: `[M, Q]`; non-finite entries leave their row out for that query.
+      coef: `[Q, P]` the fits.
       weight: `[M]` row weights.
       z: `[M, D]` unpenalised columns.
       second_moment: `[M]` expected square of a column's entry in each row.
@@ -42,12 +42,15 @@ def one_step(
       Javanmard and Montanari, JMLR 15, 2014; Bellec and Zhang, Bernoulli 28(2), 2022 (the adjustment for `df`); White,
       Econometrica 48(4), 1980 (the sandwich).
     """
-    kept = np.isfinite(y)
-    root = np.sqrt(np.where(kept, weight, 0.0))
-    residual = root * (np.where(kept, y, 0.0) - x @ coef)
-    residual = residual - root * (z @ np.linalg.lstsq(root[:, None] * z, residual)[0])
-    freedom = np.count_nonzero(coef) + np.linalg.matrix_rank(root[:, None] * z)
-    left = max(1.0 - freedom / kept.sum(), 1.0 / kept.sum())
-    total = (root**2 * second_moment).sum() * left
+    kept = np.isfinite(targets)
+    root = np.sqrt(np.where(kept, weight[:, None], 0.0))
+    residual = root * (np.where(kept, targets, 0.0) - x @ coef.T)
+    left = np.empty(len(coef))
+    for q, own in enumerate(root.T):
+        own_z = own[:, None] * z
+        residual[:, q] -= own_z @ np.linalg.lstsq(own_z, residual[:, q])[0]
+        freedom = np.count_nonzero(coef[q]) + np.linalg.matrix_rank(own_z)
+        left[q] = max(1.0 - freedom / kept[:, q].sum(), 1.0 / kept[:, q].sum())
+    total = (second_moment @ root**2 * left)[:, None]
     pull = root * residual
-    return OneStep(coef + x.T @ pull / total, np.sqrt(x_squared.T @ pull**2) / total)
+    return OneStep(coef + (x.T @ pull).T / total, np.sqrt((x_squared.T @ pull**2).T) / total)
