@@ -442,7 +442,7 @@ def test_download_when_asked(tmp_path, monkeypatch, name):
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("name", LOADERS.keys() - FOREIGN.keys())
+@pytest.mark.parametrize("name", sorted(LOADERS.keys() - FOREIGN.keys()))
 def test_sets_that_no_hub_has_are_not_downloaded(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=r"no download: .* is on no hub"):
         LOADERS[name](data_dir=tmp_path, download=True)
