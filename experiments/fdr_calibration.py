@@ -1,0 +1,184 @@
+"""How often knockoff selection is wrong, and how much it finds, on games whose responsible sources are planted.
+
+Question: does selection at a false discovery rate `q` keep to it, with one and with four knockoff copies, where sources
+act additively, saturate together (so they interact), or vote by majority (an odd function)? And what power is left?
+
+Every replicate plants `k` sources anew among `N = 500` and adds normal noise of half the utility's standard deviation.
+Ten replicates of every game share a design and its copies, so standard errors are those of the means over designs.
+`fdr` is the mean false discovery proportion, 0 where nothing is selected; `power` the mean share of the planted sources
+that are selected; `precision_planted` the mean share of planted ones among the selected, where there are any. The
+majority game has an odd number of members, `k + 1`. Designs are of independent rows.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+
+from experiments import records
+from jaxame import cli, environment, games, knockoffs
+from jaxame.design import Design, Grid, redraw_masks, sample_design
+from jaxame.features import code, mask_columns
+from jaxame.lasso import entry_path, make_problem
+
+NUM_SOURCES, SEED, PER_DESIGN = 500, 20, 10
+LAW = Grid((0.2, 0.4, 0.6, 0.8))
+GAMES: dict[str, Callable[[list[int]], Any]] = {
+    "additive": lambda members: games.Additive(np.isin(np.arange(NUM_SOURCES), members).astype(float)),
+    "saturating": lambda members: games.Saturating(
+        NUM_SOURCES, members, slope=10 / len(members), centre=len(members) / 2
+    ),
+    "majority": lambda members: games.Majority(NUM_SOURCES, members),
+}
+LEVELS = {(10, 1): (0.1, 0.2), (10, 4): (0.05, 0.1, 0.2), (30, 1): (0.05,), (30, 4): (0.05,)}
+"""Levels `q` by `(k, copies)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    designs: int = 20
+    """Of ten replicates of every game each."""
+    submodels: tuple[int, ...] = (500, 1000, 2000)
+    """Numbers of rows."""
+    smoke: bool = False
+    """Two designs of 500 rows; ends with an error if the rate is far beyond its level or nothing is found."""
+    json: Path | None = None
+    """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
+
+
+class Planted(NamedTuple):
+    """Queries with known members: `[M, Q]` utilities and, for each, its game, `k` and members."""
+
+    utilities: np.ndarray
+    names: list[tuple[str, int]]
+    members: list[list[int]]
+
+
+def plant(design: Design, rng: np.random.Generator) -> Planted:
+    """Draw members and evaluate the games on them, ten times each."""
+    masks = np.asarray(design.masks())
+    names = [name for name in itertools.product(GAMES, (10, 30)) for _ in range(PER_DESIGN)]
+    members = [rng.choice(NUM_SOURCES, k + (game == "majority"), replace=False).tolist() for game, k in names]
+    exact = [
+        np.asarray(GAMES[game](own)(None, masks), np.float64) for (game, _), own in zip(names, members, strict=True)
+    ]
+    utilities = np.concatenate(exact, axis=1)
+    return Planted(utilities + rng.normal(size=utilities.shape) * utilities.std(axis=0) / 2, names, members)
+
+
+def replicates(num_submodels: int, copies: int, number: int) -> Iterator[dict[str, Any]]:
+    """Yield what every selection on design `number` finds."""
+    key = jax.random.fold_in(jax.random.key(SEED), number)
+    design = sample_design(key, LAW, num_submodels=num_submodels, num_sources=NUM_SOURCES)
+    planted = plant(design, np.random.default_rng([SEED, number]))
+    coding = code(design)
+    columns = mask_columns(design, coding, redraw_masks(design, key, copies))
+    problem = make_problem(columns, planted.utilities, coding.weight, coding.z, None)
+    path = entry_path(problem, devices=jax.local_devices())
+    entries, signs = (part.reshape(-1, copies + 1, NUM_SOURCES) for part in (path.penalty, path.sign))
+    for (game, k), members, entry, sign in zip(planted.names, planted.members, entries, signs, strict=True):
+        importance = knockoffs.importance(entry, sign, "two-sided")
+        for fdr, method in itertools.product(LEVELS[k, copies], knockoffs.METHODS):
+            chosen = knockoffs.select(importance, fdr, method).indices
+            right = np.isin(chosen, members).sum()
+            cell = {"game": game, "design": "independent", "k": k, "M": num_submodels, "q": fdr, "copies": copies}
+            share = right / chosen.size if chosen.size else np.nan
+            yield cell | {"method": method, "number": number, "precision": share, "power": right / len(members)}
+
+
+def summarise(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a record per cell."""
+    names = ("game", "design", "k", "M", "q", "copies", "method")
+    cells: dict[tuple, list[dict[str, Any]]] = {}
+    for one in found:
+        cells.setdefault(tuple(one[name] for name in names), []).append(one)
+    return [dict(zip(names, cell, strict=True)) | _of_cell(own) for cell, own in cells.items()]
+
+
+def _of_cell(found: list[dict[str, Any]]) -> dict[str, float | None]:
+    precision = np.array([one["precision"] for one in found])
+    wrong = np.nan_to_num(1 - precision, nan=0.0)
+    number = np.array([one["number"] for one in found])
+    by_design = np.array([wrong[number == each].mean() for each in np.unique(number)])
+    return {
+        "fdr": float(wrong.mean()),
+        "fdr_se": float(by_design.std(ddof=1) / np.sqrt(by_design.size)),
+        "power": float(np.mean([one["power"] for one in found])),
+        "precision_planted": float(np.nanmean(precision)) if np.isfinite(precision).any() else None,
+        "replicates": len(found),
+    }
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run all cells and return the records."""
+    if settings.smoke:
+        settings = dataclasses.replace(settings, designs=2, submodels=(500,))
+    found, begin = [], time.perf_counter()
+    for num_submodels, copies in itertools.product(settings.submodels, (1, 4)):
+        for number in range(settings.designs):
+            found += list(replicates(num_submodels, copies, number))
+        print(f"M = {num_submodels}, {copies} copies: done", flush=True)
+    cells = summarise(found)
+    if settings.smoke:
+        check(cells)
+    about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
+    return {"records": cells, "devices": environment.devices()} | about
+
+
+def check(cells: list[dict[str, Any]]) -> None:
+    """End with an error if the claim is plainly not met."""
+    strict = [cell for cell in cells if cell["method"] == "knockoff+"]
+    too_many = [cell for cell in strict if cell["fdr"] > cell["q"] + 0.15]
+    found = max(cell["power"] for cell in strict if cell["game"] == "additive")
+    if too_many or found < 0.5:
+        raise SystemExit(f"the claim is not met: {too_many or f'power {found:.2f} on the additive game'}")
+
+
+def draw(cells: list[dict[str, Any]], path: Path) -> None:
+    """Draw the false discovery rate and the power of knockoff+ in every cell."""
+    strict = [cell for cell in cells if cell["method"] == "knockoff+"]
+    kinds = [(game, k) for game in GAMES for k in (10, 30)]
+    figure, axes = plt.subplots(2, len(kinds), figsize=(15, 5.5), sharex=True, sharey="row", layout="constrained")
+    for column, (game, k) in zip(axes.T, kinds, strict=True):
+        own = [cell for cell in strict if (cell["game"], cell["k"]) == (game, k)]
+        for copies, fdr in sorted({(cell["copies"], cell["q"]) for cell in own}):
+            line = [cell for cell in own if (cell["copies"], cell["q"]) == (copies, fdr)]
+            style = {"marker": "o" if copies == 1 else "s", "color": _COLOURS[fdr], "mfc": "w" if copies == 1 else None}
+            rows = [cell["M"] for cell in line]
+            label = f"q = {fdr:g}, {copies} " + ("copy" if copies == 1 else "copies")
+            column[0].errorbar(rows, [c["fdr"] for c in line], [3 * c["fdr_se"] for c in line], label=label, **style)
+            column[0].axhline(fdr, color=_COLOURS[fdr], linestyle=":", linewidth=1)
+            column[1].plot(rows, [c["power"] for c in line], label=label, **style)
+        column[0].set_title(f"{game}, k = {k}")
+        column[1].set_xlabel("submodels")
+        column[1].set_xscale("log", base=2)
+        column[1].set_xticks(rows, [str(number) for number in rows])
+        column[1].minorticks_off()
+    axes[0, 0].set_ylabel("false discovery rate\n(bars: 3 standard errors)")
+    axes[1, 0].set_ylabel("power")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+_COLOURS = {0.05: "#0072b2", 0.1: "#d55e00", 0.2: "#009e73"}
+
+if __name__ == "__main__":
+    cli.use_all_cores()
+    chosen = tyro.cli(Settings, description=__doc__)
+    outcome = main(chosen)
+    records.finish(outcome, chosen.json)
+    if chosen.figure:
+        draw(outcome["records"], chosen.figure)
