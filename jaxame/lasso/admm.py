@@ -283,13 +283,15 @@ def _strength(problem: Problem, penalty: Float[Array, "Q"]) -> tuple[Array, Arra
 
 
 def _gap(problem: Problem, system: _System, penalty: Array, coef: Array, gradient: Array) -> Float[Array, "F1 Q"]:
+    """Duality gap of every problem, as a share of its objective at zero."""
     l1, l2 = _strength(problem, penalty)
     ridge = (l2 * coef**2).sum(axis=2)
     along = system.square - (system.moment * coef).sum(axis=2)
     square = along - (gradient * coef).sum(axis=2) + ridge
     l1_part = (jnp.where(jnp.isfinite(l1), l1, 0.0) * jnp.abs(coef)).sum(axis=2)
     steepest = (pull(gradient - l2 * coef, problem.penalty.least) / jnp.where(l1 > 0, l1, 1.0)).max(axis=2)
-    return duality_gap(square, l1_part, along, 1 / jnp.maximum(steepest, jnp.finfo(steepest.dtype).tiny))
+    tiny = jnp.finfo(steepest.dtype).tiny
+    return 2 * duality_gap(square, l1_part, along, 1 / jnp.maximum(steepest, tiny)) / jnp.maximum(system.square, tiny)
 
 
 def _by_fold(rows: Float[Array, "F Q n"], matrices: Float[Array, "F n m"]) -> Float[Array, "F Q m"]:
@@ -340,7 +342,7 @@ def _solve(
 def _between(
     problem: Problem, system: _System, ends: tuple[_Point, _Point], share: Float[Array, "Q"], penalty: Float[Array, "Q"]
 ) -> tuple[Array, Array, Array]:
-    """Interpolate between two points; coefficients, gradients, and the largest duality gap of each query `[Q]`."""
+    """Interpolate between two points; coefficients, gradients, and the largest relative gap of each query `[Q]`."""
     coef, gradient = (a + share[:, None] * (b - a) for a, b in zip(ends[0][:2], ends[1][:2], strict=True))
     return coef, gradient, _gap(problem, system, penalty, coef, gradient).max(axis=0)
 
@@ -366,7 +368,7 @@ class _Walk:
         weight = problem.training_weight()[leader]
         self.problem = problem
         self.system = _assemble(problem, weight, _held_rows(problem), leader)
-        self.largest_gap = jnp.asarray(gap / 2, problem.y.dtype)
+        self.largest_gap = jnp.asarray(gap, problem.y.dtype)
         self.most = jnp.int32(most)
         self.ratios = ratios
         diagonal = np.asarray(self.system.diagonal)
@@ -478,7 +480,7 @@ def walk_path(
       consume: called with each `PathStep`, whose working set is all columns.
       num_penalties: `L`.
       min_ratio: last over first penalty.
-      gap: largest duality gap of a fit, as a share of half the variance of the target.
+      gap: largest relative duality gap of a fit, on the rows that it was trained on.
       max_iterations: per penalty.
 
     Returns:

@@ -52,7 +52,7 @@ class Query(NamedTuple):
       l1_ratio: `[]`.
       l2_ratio: `[]` `(1 - l1_ratio)` times the unit of `y`, so that the penalty means the same for any unit.
       least: `[]`.
-      largest_gap: `[]` tolerance on the duality gap, in the squared unit of `y`.
+      largest_gap: `[]` tolerance on the duality gap, as a share of each problem's objective at zero.
       largest_violation: `[]` tolerance on the optimality conditions, in the unit of `penalty`.
     """
 
@@ -74,9 +74,12 @@ def residuals(query: Query, blocks: Block, count: Int[Array, ""], coef: Float[Ar
     def take_off(i: Array, residual: Array) -> Array:
         return residual - coef[i] @ blocks.x[i]
 
-    residual = jax.lax.fori_loop(0, count, take_off, jnp.broadcast_to(query.y, query.weight.shape))
-    moments = (query.weight * residual) @ query.z
-    return residual - jnp.einsum("fde,fe->fd", query.z_inverse, moments) @ query.z.T
+    return _without_z(query, jax.lax.fori_loop(0, count, take_off, jnp.broadcast_to(query.y, query.weight.shape)))
+
+
+def _without_z(query: Query, rows: Float[Array, "F1 M"]) -> Float[Array, "F1 M"]:
+    moments = (query.weight * rows) @ query.z
+    return rows - jnp.einsum("fde,fe->fd", query.z_inverse, moments) @ query.z.T
 
 
 def _strength(query: Query, factor: Float[Array, "K"]) -> tuple[Array, Array]:
@@ -188,7 +191,8 @@ def descend(
         residual = jax.lax.cond(shows, lambda: residuals(query, blocks, count, before.coef), lambda: before.residual)
         visiting = functools.partial(visit, moving=moving)
         coef, residual, steepest, worst = jax.lax.fori_loop(0, count, visiting, (before.coef, residual, zeros, zeros))
-        done = (_gap(query, blocks, coef, residual, steepest) <= query.largest_gap) | (worst <= query.largest_violation)
+        close = _gap(query, blocks, coef, residual, steepest) <= query.largest_gap * at_zero
+        done = close | (worst <= query.largest_violation)
         history = record(history, coef, residual)
         coef, residual = jax.lax.cond(
             is_full(history) & ~done.all(),
@@ -200,6 +204,8 @@ def descend(
     def more(state: tuple[Descent, History]) -> Array:
         return ~state[0].settled & (state[0].passes < max_passes)
 
+    # The rows that a fold trains on may vary less than all of them.
+    at_zero = (query.weight * _without_z(query, jnp.broadcast_to(query.y, query.weight.shape)) ** 2).sum(axis=1) / 2
     zeros = jnp.zeros(query.weight.shape[0], query.y.dtype)
     nowhere = jnp.zeros_like(query.weight)
     first = Descent(coef, nowhere, zeros, zeros == 0, jnp.bool_(False), jnp.int32(0))

@@ -29,7 +29,7 @@ class Tolerance(NamedTuple):
     """When a fit is accepted: as soon as one of the two is met.
 
     Attributes:
-      gap: largest duality gap, as a share of half the variance of the target; that of `Certificate`, twice.
+      gap: largest `relative_gap` of a `Certificate`: on the rows that the fit was trained on.
       violation: largest violation of an optimality condition, as a share of the penalty.
     """
 
@@ -146,7 +146,7 @@ class _Solver:
             problem, columns=no_columns, penalty=dataclasses.replace(problem.penalty, factor=factor)
         )
         self.tolerance = tolerance
-        self.largest_gap = jnp.asarray(tolerance.gap / 2, problem.y.dtype)
+        self.largest_gap = jnp.asarray(tolerance.gap, problem.y.dtype)
         self.max_passes = jnp.int32(max_passes)
         self.at_once = _QUERIES_AT_ONCE.get(jax.default_backend(), num_queries)
         self.most = min(num_columns, max(1024, num_columns // 16))
