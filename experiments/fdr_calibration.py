@@ -49,8 +49,10 @@ class Settings:
     """Of ten replicates of every game each."""
     submodels: tuple[int, ...] = (500, 1000, 2000)
     """Numbers of rows."""
+    copies: tuple[int, ...] = (1, 4)
+    """Numbers of knockoff copies."""
     smoke: bool = False
-    """Two designs of 500 rows; ends with an error if the rate is far beyond its level or nothing is found."""
+    """Two designs of 500 rows, four copies; ends with an error if the rate is far beyond its level or nothing is found."""
     json: Path | None = None
     """File for the records."""
     figure: Path | None = None
@@ -123,9 +125,9 @@ def _of_cell(found: list[dict[str, Any]]) -> dict[str, float | None]:
 def main(settings: Settings) -> dict[str, Any]:
     """Run all cells and return the records."""
     if settings.smoke:
-        settings = dataclasses.replace(settings, designs=2, submodels=(500,))
+        settings = dataclasses.replace(settings, designs=2, submodels=(500,), copies=(4,))
     found, begin = [], time.perf_counter()
-    for num_submodels, copies in itertools.product(settings.submodels, (1, 4)):
+    for num_submodels, copies in itertools.product(settings.submodels, settings.copies):
         for number in range(settings.designs):
             found += list(replicates(num_submodels, copies, number))
         print(f"M = {num_submodels}, {copies} copies: done", flush=True)

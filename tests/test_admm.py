@@ -73,6 +73,7 @@ def walked(walk, made, **options):
     return tuple(np.stack(part) for part in zip(*steps, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_fit_is_certified_and_agrees_with_coordinate_descent(data, name):
     x, targets, weight, z = data

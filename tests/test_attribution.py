@@ -43,6 +43,7 @@ def without_copies(result):
     return dataclasses.replace(result, entry=np.zeros((Q, 1, N)), entry_sign=np.zeros((Q, 1, N)))
 
 
+@pytest.mark.slow
 def test_intervals_and_p_values_are_those_of_the_normal_distribution(result):
     lower, upper = result.interval(0.9)
     np.testing.assert_allclose((lower + upper) / 2, result.debiased, rtol=1e-9)

@@ -42,6 +42,7 @@ def test_score():
     assert demo.score(selection([]), poisoned) == (1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_smoke_run_writes_everything(tmp_path):
     """In a process of its own, as a user would run it: `python -m experiments.poisoned_digits` is `jaxame demo`."""
     summary_file, out = tmp_path / "summary.json", tmp_path / "run"

@@ -349,6 +349,7 @@ def test_rows_missing_for_a_reason_are_reported(estimate, design, utilities, res
     assert_same(found, result, others)
 
 
+@pytest.mark.slow
 def test_two_submodels_are_enough_to_run():
     found = jaxame.ame(GAME, key=KEY, num_submodels=2, law=GRID, copies=COPIES)
     assert found.about["folds"] == 2
@@ -504,11 +505,12 @@ def coverages(law, num_submodels, games, repeats):
 
 _FEW = np.where(np.arange(120) < 8, np.linspace(0.5, 2.0, 120), 0.0)
 COVERED = {
-    "as many rows as sources": (120, (Additive(_FEW), Saturating(120, range(5), slope=1.5, centre=2.0)), 60),
+    "as many rows as sources": (120, (Additive(_FEW), Saturating(120, range(5), slope=1.5, centre=2.0)), 40),
     "many rows": (M, (GAMES["2 of 3"], GAMES["unanimity sum"], GAMES["majority"], GAMES["saturating"]), 25),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["grid", "uniform", "beta"])
 @pytest.mark.parametrize("name", COVERED)
 def test_intervals_cover_what_they_should(name, law):

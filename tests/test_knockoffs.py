@@ -147,6 +147,7 @@ def unfairness(runs, use):
     return stats.chi2.sf(total @ np.linalg.pinv(excess.T @ excess, hermitian=True) @ total, COPIES)
 
 
+@pytest.mark.slow
 def test_a_source_without_effect_wins_no_more_often_than_its_copies(runs):
     assert unfairness(runs, lambda effect: (effect == 0) & (np.arange(Q) >= SIGNAL_QUERIES)[:, None]) > 1e-3
     assert unfairness(runs, lambda effect: (effect == 0) & (np.arange(Q) < SIGNAL_QUERIES)[:, None]) > 1e-3

@@ -136,6 +136,7 @@ def test_penalty_factors_are_a_change_of_scale(data, fold):
     assert certify(x, targets[:, 0], without.coef_min[0], penalty, *rows, factor=factor).relative_gap < GAP
 
 
+@pytest.mark.slow
 def test_given_penalties_are_those_fitted(data, fold):
     penalties = np.array([0.5, 0.2, 0.1])
     fit = cross_validate(problem(*data, fold), penalties=penalties, early_end=False)
@@ -168,6 +169,7 @@ def test_rows_of_a_unit_share_their_fold():
     np.testing.assert_array_equal(np.bincount(assigned), 20)
 
 
+@pytest.mark.slow
 def test_batches_and_devices_change_nothing(data, fold, monkeypatch):
     """Three queries in one batch, and in two batches on a device each."""
     few = {"num_penalties": 30, "min_ratio": 0.1}
@@ -227,6 +229,7 @@ def test_ending_early_changes_nothing_that_is_returned(fold):
         np.testing.assert_allclose(getattr(early, name), getattr(full, name), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_working_sets_grow_when_most_columns_matter(fold):
     rng = np.random.default_rng(5)
     x = rng.normal(size=(M, 2 * P))

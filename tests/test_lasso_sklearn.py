@@ -82,6 +82,7 @@ def assert_same_fit(ours, peer, x, y, weight=None, fit_intercept=True):
     assert np.sqrt(weight @ difference**2) <= APART * deviation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [Lasso(), LassoCV()], ids=["Lasso", "LassoCV"])
 def test_scikit_learns_own_checks(estimator):
     results = check_estimator(estimator, on_skip=None)

@@ -48,6 +48,7 @@ def test_each_device_holds_its_own_columns_only(columns):
     assert {shard.data.shape[0] for shard in shards} == {-(-2 * N // len(shards))}
 
 
+@pytest.mark.slow
 def test_the_cross_validated_path_is_that_of_one_device(design, columns):
     coding = code(design)
     rng = np.random.default_rng(0)

@@ -73,6 +73,7 @@ def test_the_number_of_devices_changes_no_bit(game, num_devices):
     np.testing.assert_array_equal(make_game(mesh=mesh_of(num_devices), feed=game.feed)(keys, masks), game(keys, masks))
 
 
+@pytest.mark.slow
 def test_two_processes_change_no_bit(tmp_path):
     """Each brings two devices, and both get all utilities."""
     with socket.socket() as free:
@@ -178,6 +179,7 @@ def test_a_warm_start_is_where_the_empty_subset_stays(warm):
     assert_trees_equal(game.train(jax.random.key(9), np.zeros(NUM_EXAMPLES, bool)), start)
 
 
+@pytest.mark.slow
 def test_a_result_carries_the_warm_start(warm):
     results = [
         jaxame.ame(game, key=jax.random.key(0), num_submodels=32, law=Grid((0.5,)), folds=2, copies=0)
