@@ -52,7 +52,7 @@ class Settings:
     copies: tuple[int, ...] = (1, 4)
     """Numbers of knockoff copies."""
     smoke: bool = False
-    """Two designs of 500 rows, four copies; ends with an error if the rate is far beyond its level or nothing is found."""
+    """Two designs of 500 rows, four copies; ends with an error if the rate is far too high or nothing is found."""
     json: Path | None = None
     """File for the records."""
     figure: Path | None = None
