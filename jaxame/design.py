@@ -29,7 +29,7 @@ _P_STREAM, _MASK_STREAM, _REDRAW_STREAM = 0, 1, 2**32 - 1
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("p", "packed", "key"),
-    meta_fields=("num_sources", "law", "coding"),
+    meta_fields=("num_sources", "law", "coding", "paired"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Design:
@@ -43,6 +43,7 @@ class Design:
       num_sources: `N`. Static.
       law: the target law. Static.
       coding: "ame", "centered" or "weighted"; "centered" rows have `p` from the tilted law. Static.
+      paired: rows `2j` and `2j + 1` are an antithetic pair. Static.
     """
 
     p: jax.Array
@@ -51,11 +52,17 @@ class Design:
     num_sources: int
     law: Law
     coding: str
+    paired: bool = False
 
     @property
     def num_submodels(self) -> int:
         """`M`."""
         return self.packed.shape[0]
+
+    @property
+    def units(self) -> np.ndarray:
+        """Number of the independent unit each row belongs to, int `[M]`: its pair, or itself."""
+        return np.arange(self.num_submodels) // (2 if self.paired else 1)
 
     def masks(self, start: int = 0, stop: int | None = None) -> jax.Array:
         """Unpack rows `start` to `stop` (exclusive; None for `M`).
@@ -75,19 +82,26 @@ class Design:
         return _unpack(self.packed, start, stop - start, self.num_sources)
 
 
-def sample_design(key: jax.Array, law: Law, *, num_submodels: int, num_sources: int, coding: str = "auto") -> Design:
+def sample_design(
+    key: jax.Array, law: Law, *, num_submodels: int, num_sources: int, coding: str = "auto", paired: bool = False
+) -> Design:
     """Draw `M` random subsets of `N` sources.
 
     Row `i` depends on `fold_in(key, i)` only, so a longer design starts with the shorter one bit for bit. Given the
     stored float32 `p`, every source is in with probability `p` to within `2^-32`.
 
+    An antithetic pair decides with `u` and `1 - u` for the same uniform draw `u` per source, which cancels what is even
+    in a utility: interactions and saturation, to first order. Each of its rows alone is drawn like any other. If the
+    law is symmetric about 1/2 the second row has `1 - p` and is the complement of the first; otherwise they share `p`.
+
     Args:
       key: one typed threefry key, such as `jax.random.key(0)`.
       law: the target law.
-      num_submodels: `M`, at least 2.
+      num_submodels: `M`, at least 2, and at least 3 if paired.
       num_sources: `N`, at least 1.
       coding: how the regression will code membership (DESIGN.md section 4). "ame", the paper's, and "weighted" draw
         `p` from the law, "centered" from the tilted law; "auto" is the law's `preferred_coding`.
+      paired: draw rows `2j` and `2j + 1` as an antithetic pair. An odd last row stays by itself.
 
     Returns:
       The design. It takes `M N / 8` bytes; drawing it needs some tens of megabytes more, whatever its size.
@@ -100,11 +114,11 @@ def sample_design(key: jax.Array, law: Law, *, num_submodels: int, num_sources: 
 
     References:
       Lin et al., "Measuring the Effect of Training Data on Deep Learning Predictions via Randomized Experiments", ICML
-      2022: the ame code, and its p-featurisation, here "centered".
+      2022: the ame code, and its p-featurisation, here "centered". Covert and Lee, AISTATS 2021 (paired sampling).
     """
     _require_threefry(key)
     _require_law(law)
-    num_submodels = checks.count(num_submodels, "num_submodels", 2)
+    num_submodels = checks.count(num_submodels, "num_submodels", 3 if paired else 2)
     num_sources = checks.count(num_sources, "num_sources")
     coding = law.preferred_coding if coding == "auto" else coding
     checks.require(coding in CODINGS, f'coding to be "auto" or one of {CODINGS}', checks.describe(coding))
@@ -114,18 +128,20 @@ def sample_design(key: jax.Array, law: Law, *, num_submodels: int, num_sources: 
         _warn_of_heavy_tails(law)
     starts = range(0, num_submodels, _P_BLOCK)
     p = jnp.concatenate([_draw_p(key, start, law, coding == "centered") for start in starts])[:num_submodels]
-    row_keys = _row_keys(key, jnp.arange(num_submodels), _MASK_STREAM)
-    return Design(p, _draw_masks(row_keys, p, num_sources), key, num_sources, law, coding)
+    p = _of_pairs(p, law) if paired else p
+    return Design(
+        p, _draw_masks(*_row_keys(key, num_submodels, paired), p, num_sources), key, num_sources, law, coding, paired
+    )
 
 
 def redraw_masks(design: Design, key: jax.Array, num_copies: int) -> jax.Array:
     """Draw the masks of a design again, every row with its own `p`: independent of the design given `p`.
 
-    Row `i` of copy `c` depends on `key`, `c`, `i` and `p_i` only. `key` may be the design's own: redraws use a stream
-    of their own.
+    Pairs are drawn again as pairs. Row `i` of copy `c` depends on `key`, `c`, `i` and `p_i` only. `key` may be the
+    design's own: redraws use a stream of their own.
 
     Args:
-      design: `M` rows over `N` sources; only `p` and `num_sources` are used.
+      design: `M` rows over `N` sources; only `p`, `num_sources` and `paired` are used.
       key: one typed threefry key.
       num_copies: `C`, at least 1.
 
@@ -138,8 +154,9 @@ def redraw_masks(design: Design, key: jax.Array, num_copies: int) -> jax.Array:
     _require_threefry(key)
     num_copies = checks.count(num_copies, "num_copies")
     copy_keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, _REDRAW_STREAM), jnp.arange(num_copies))
-    row_keys = jax.vmap(_row_keys, (0, None, None))(copy_keys, jnp.arange(design.num_submodels), _MASK_STREAM)
-    packed = _draw_masks(row_keys.reshape(-1), jnp.tile(design.p, num_copies), design.num_sources)
+    parts = [_row_keys(copy_key, design.num_submodels, design.paired) for copy_key in copy_keys]
+    row_keys, mirrored = (jnp.concatenate(part) for part in zip(*parts, strict=True))
+    packed = _draw_masks(row_keys, mirrored, jnp.tile(design.p, num_copies), design.num_sources)
     return packed.reshape(num_copies, design.num_submodels, -1)
 
 
@@ -170,7 +187,27 @@ def _warn_of_heavy_tails(law: Law) -> None:
         )
 
 
-def _row_keys(key: jax.Array, rows: jax.Array, stream: int) -> jax.Array:
+def _of_pairs(p: jax.Array, law: Law) -> jax.Array:
+    """Give the second row of every pair `p` or, under a symmetric law, `1 - p` of the first; float32 `[M]`."""
+    row = np.arange(p.size)
+    first = p[row - row % 2]
+    if not law.symmetric:
+        return first
+    mirror = 1 - first
+    if law.levels is not None:  # the level itself, not what rounding makes of it
+        levels = jnp.asarray(law.levels, p.dtype)
+        mirror = levels[jnp.abs(levels - mirror[:, None]).argmin(axis=1)]
+    return jnp.where(row % 2 == 1, mirror, first)
+
+
+def _row_keys(key: jax.Array, num_rows: int, paired: bool) -> tuple[jax.Array, jax.Array]:
+    """Return the keys `[M]` of the rows' masks, and whether each row mirrors the draw it shares, bool `[M]`."""
+    row = jnp.arange(num_rows)
+    mirrored = (row % 2 == 1) & paired
+    return _stream_keys(key, row - mirrored, _MASK_STREAM), mirrored
+
+
+def _stream_keys(key: jax.Array, rows: jax.Array, stream: int) -> jax.Array:
     """Return the keys `[R]` of one stream of the rows numbered `rows [R]`."""
     return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), stream))(rows)
 
@@ -178,24 +215,26 @@ def _row_keys(key: jax.Array, rows: jax.Array, stream: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=("law", "tilted"))
 def _draw_p(key: jax.Array, start: jax.Array, law: Law, tilted: bool) -> jax.Array:
     """Draw `p` of the rows from `start` on; float32 `[_P_BLOCK]`."""
-    keys = _row_keys(key, start + jnp.arange(_P_BLOCK), _P_STREAM)
+    keys = _stream_keys(key, start + jnp.arange(_P_BLOCK), _P_STREAM)
     return jax.vmap(lambda k: law.sample(k, tilted=tilted))(keys)
 
 
 @functools.partial(jax.jit, static_argnames="num_sources")
-def _draw_masks(row_keys: jax.Array, p: jax.Array, num_sources: int) -> jax.Array:
+def _draw_masks(row_keys: jax.Array, mirrored: jax.Array, p: jax.Array, num_sources: int) -> jax.Array:
     """Draw rows of `N` sources, each in with its row's `p [R]`; packed uint8 `[R, ceil(N/8)]`.
 
+    `mirrored [R]` rows decide with `1 - u` where the others do with `u`.
     Integers throughout: a row has the same bits in a batch of any size, and 32 random bits resolve small `p`.
     """
 
-    def draw_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
-        row_key, p_row = row
+    def draw_row(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        row_key, mirror, p_row = row
         threshold = (p_row * 2.0**32).astype(jnp.uint32)
-        return jnp.packbits(jax.random.bits(row_key, (num_sources,), jnp.uint32) < threshold, bitorder="little")
+        u = jax.random.bits(row_key, (num_sources,), jnp.uint32)
+        return jnp.packbits(jnp.where(mirror, ~u, u) < threshold, bitorder="little")
 
     rows_at_a_time = max(1, min(p.shape[0], _BLOCK_ELEMENTS // num_sources))
-    return jax.lax.map(draw_row, (row_keys, p), batch_size=rows_at_a_time)
+    return jax.lax.map(draw_row, (row_keys, mirrored, p), batch_size=rows_at_a_time)
 
 
 @functools.partial(jax.jit, static_argnames=("num_rows", "num_sources"))

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator
 from jaxame import checks, environment, leftout
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
-from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns
+from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns, pair_products
 from jaxame.lasso import (
     CrossValidation,
     assign_folds,
@@ -54,6 +54,7 @@ def ame(
     num_submodels: int,
     law: Law,
     coding: str = "auto",
+    paired: bool = False,
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
@@ -72,9 +73,10 @@ def ame(
         variance given `p` is linear in the sources.
       law: inclusion law, for example `Grid((.2, .4, .6, .8))`.
       coding: see `jaxame.design.sample_design`.
+      paired: likewise. Pairs help where sources interact or saturate, and cost a little where they only add up.
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default from `key`.
-      folds: of the cross-validation; default 10, or `M` if that is smaller.
+      folds: of the cross-validation; default 10, or the number of rows (or pairs) if that is smaller.
       devices: the queries of the regression are shared out to these; default one.
       progress: called as each stage moves on.
 
@@ -90,7 +92,7 @@ def ame(
       2022, Algorithm 1.
     """
     num_sources = _num_sources(game)
-    design = sample_design(key, law, num_submodels=num_submodels, num_sources=num_sources, coding=coding)
+    design = sample_design(key, law, num_submodels=num_submodels, num_sources=num_sources, coding=coding, paired=paired)
     _check_options(design, copies, knockoff_key, folds)
     utilities = evaluate(game, design, progress=progress)
     return estimate_ame(
@@ -111,6 +113,7 @@ def shapley(
     key: jax.Array,
     num_submodels: int,
     eps: float = 0.01,
+    paired: bool = False,
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
@@ -130,6 +133,7 @@ def shapley(
         key=key,
         num_submodels=num_submodels,
         law=TruncatedUniform(eps),
+        paired=paired,
         copies=copies,
         knockoff_key=knockoff_key,
         folds=folds,
@@ -191,7 +195,7 @@ def estimate_ame(
         if that is not harmless.
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default the design's.
-      folds: of the cross-validation; default 10, or `M` if that is smaller.
+      folds: of the cross-validation; default 10, or the number of rows (or pairs) if that is smaller.
       devices: the queries of the regression are shared out to these; default one.
       about: what to add to the result's `about`, such as a game's.
       progress: called as each stage moves on.
@@ -207,7 +211,8 @@ def estimate_ame(
     coding = code(design)
     regression = coding.weight, coding.z
     fold_key = jax.random.key(0) if design.key is None else design.key
-    fold = np.asarray(assign_folds(jax.random.fold_in(fold_key, _FOLD_STREAM), design.num_submodels, folds))
+    fold_key = jax.random.fold_in(fold_key, _FOLD_STREAM)
+    fold = np.asarray(assign_folds(fold_key, design.num_submodels, folds, design.units if design.paired else None))
     problem = make_problem(mask_columns(design, coding), targets, *regression, fold)
     fit = cross_validate(problem, devices=devices, progress=progress)
     entry = entry_sign = np.zeros((targets.shape[1], 1, design.num_sources))
@@ -222,7 +227,8 @@ def estimate_ame(
         converged = converged & path.converged
     x = exact_operator(design, coding)
     squared = exact_operator(design, dataclasses.replace(coding, low=coding.low**2, high=coding.high**2))
-    step = one_step(x, squared, targets, fit.coef_1se, *regression, coding.second_moment)
+    cross = pair_products(design, coding) if design.paired else None
+    step = one_step(x, squared, cross, targets, fit.coef_1se, *regression, coding.second_moment)
     gaps, violations = np.moveaxis(_certificates(x, coding, targets, fit), 2, 0)
     return Attribution(
         values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
@@ -243,6 +249,7 @@ def estimate_ame(
         about={
             "law": repr(design.law),
             "coding": design.coding,
+            "paired": design.paired,
             "num_submodels": design.num_submodels,
             "num_sources": design.num_sources,
             "folds": folds,
@@ -266,10 +273,13 @@ def _check_options(design: Design, copies: int, knockoff_key: jax.Array | None, 
         checks.typed_key(knockoff_key, "knockoff_key")
     has_key = knockoff_key is not None or design.key is not None
     checks.require(copies == 0 or has_key, "knockoff_key, as this design has no key of its own", "None")
+    num_units = int(design.units[-1]) + 1
     if folds is None:
-        return min(_DEFAULT_FOLDS, design.num_submodels)
+        return min(_DEFAULT_FOLDS, num_units)
     folds = checks.count(folds, "folds", 2)
-    checks.require(folds <= design.num_submodels, f"at most {design.num_submodels} folds, one per row", folds)
+    checks.require(
+        folds <= num_units, f"at most {num_units} folds, one per {'pair' if design.paired else 'row'}", folds
+    )
     return folds
 
 

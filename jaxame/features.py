@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -155,16 +156,32 @@ def exact_columns(design: Design, coding: Coding, index: np.ndarray) -> np.ndarr
 
 def exact_operator(design: Design, coding: Coding) -> LinearOperator:
     """Return the design `[M, N]` as a float64 operator that forms a block of columns at a time."""
-    num_rows, num_sources = design.num_submodels, design.num_sources
+    columns = functools.partial(exact_columns, design, coding)
+    return _operator(columns, design.num_submodels, design.num_sources)
+
+
+def pair_products(design: Design, coding: Coding) -> LinearOperator:
+    """Return the products of the codes of both rows of every pair `[floor(M/2), N]`, an operator like the design."""
+    num_pairs = design.num_submodels // 2
+
+    def columns(index: np.ndarray) -> np.ndarray:
+        x = exact_columns(design, coding, index)[: 2 * num_pairs]
+        return x[0::2] * x[1::2]
+
+    return _operator(columns, num_pairs, design.num_sources)
+
+
+def _operator(columns: Callable[[np.ndarray], np.ndarray], num_rows: int, num_sources: int) -> LinearOperator:
+    """Return the matrix whose `columns(index)` are as given, formed a block at a time."""
     width = _BLOCK_COLUMNS
     blocks = [np.arange(start, min(start + width, num_sources)) for start in range(0, num_sources, width)]
 
     def product(vectors: np.ndarray) -> np.ndarray:
         used = np.flatnonzero((vectors != 0).any(axis=1))
-        return exact_columns(design, coding, used) @ vectors[used]
+        return columns(used) @ vectors[used]
 
     def transpose_product(vectors: np.ndarray) -> np.ndarray:
-        return np.concatenate([exact_columns(design, coding, block).T @ vectors for block in blocks])
+        return np.concatenate([columns(block).T @ vectors for block in blocks])
 
     return LinearOperator(
         (num_rows, num_sources),

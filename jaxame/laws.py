@@ -52,6 +52,16 @@ class Law(abc.ABC):
         """The values of `p` if there are finitely many, else None."""
         return None
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether `1 - p` follows the law too."""
+        points, weights = self.quadrature()
+        order = np.argsort(points)
+        mirror = order[::-1]
+        return np.allclose(points[order], 1 - points[mirror], rtol=0, atol=1e-9) and np.allclose(
+            weights[order], weights[mirror], rtol=0, atol=1e-9
+        )
+
     def expectation(self, f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Return `E_P[f(p)]`.
 

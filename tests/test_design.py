@@ -99,7 +99,7 @@ def test_sources_and_rows_are_independent(drawn):
 
 def test_uncommon_p_is_drawn_at_its_rate():
     p = 2.0**-15
-    packed = _draw_masks(jax.random.split(KEY, M), jnp.full(M, p), 5000)
+    packed = _draw_masks(jax.random.split(KEY, M), jnp.zeros(M, bool), jnp.full(M, p), 5000)
     inside = np.bitwise_count(np.asarray(packed)).sum(dtype=int)
     assert abs(inside - M * 5000 * p) < 5 * np.sqrt(M * 5000 * p)
 
@@ -231,12 +231,72 @@ def test_redraw_rows_are_addressed_by_key_copy_and_row(design):
     np.testing.assert_array_equal(copies[:, :37], redraw_masks(short, KEY, 3))
 
 
+PAIRED_LAWS = ("grid", "uniform", "beta", "weighted grid")
+
+
+def test_symmetric_laws_are_known():
+    symmetric = {name for name, law in LAWS.items() if law.symmetric}
+    assert symmetric == {"grid", "uniform", "extreme uniform"}
+    assert PointMass(0.5).symmetric
+    assert Beta(4, 4).symmetric
+    assert Beta(2, 2, eps=0.1).symmetric
+    assert not Grid((0.2, 0.8), (1, 2)).symmetric
+
+
+@pytest.mark.parametrize("name", PAIRED_LAWS)
+def test_pairs_decide_with_u_and_one_minus_u(name):
+    """The first rows are those of independent rows; how often a pair agrees is a known function of its `p`."""
+    law = LAWS[name]
+    paired, single = (
+        sample_design(KEY, law, num_submodels=M + 1, num_sources=N, paired=paired) for paired in (True, False)
+    )
+    np.testing.assert_array_equal(paired.packed[0::2], single.packed[0::2])
+    np.testing.assert_array_equal(paired.units, np.arange(M + 1) // 2)
+    np.testing.assert_array_equal(single.units, np.arange(M + 1))
+    masks, p = np.asarray(paired.masks()), np.asarray(paired.p, np.float64)
+    first, second, p = masks[0:M:2], masks[1:M:2], p[:M].reshape(-1, 2)
+    if law.symmetric:
+        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
+        assert (first != second).mean() > 1 - 1e-4
+    else:
+        np.testing.assert_array_equal(p[:, 0], p[:, 1])
+        both, neither = np.maximum(2 * p[:, :1] - 1, 0), np.maximum(1 - 2 * p[:, :1], 0)
+        for seen, chance in ((first & second, both), (~first & ~second, neither)):
+            variance = np.maximum((chance * (1 - chance)).sum() * N, 1e-12)
+            assert abs((seen - chance).sum()) <= 5 * np.sqrt(variance)
+        assert (both + neither).mean() > 0.1
+    if law.levels is not None:
+        assert set(np.unique(paired.p)) == set(np.float32(law.levels))
+
+
+@pytest.mark.parametrize("name", PAIRED_LAWS)
+def test_pairs_are_drawn_again_as_pairs(name):
+    design = sample_design(KEY, LAWS[name], num_submodels=M + 1, num_sources=N, paired=True)
+    copies = redraw_masks(design, KEY, 2)
+    rowwise = redraw_masks(dataclasses.replace(design, paired=False), KEY, 2)
+    np.testing.assert_array_equal(copies[:, 0::2], rowwise[:, 0::2])
+    for packed in copies:
+        residual, variance = residuals(packed, design.p)
+        original, _ = residuals(design.packed, design.p)
+        assert np.abs(residual.sum(axis=0) / np.sqrt(2 * variance.sum())).max() < 5
+        same = (residual * original).sum() / np.sqrt(2 * N * np.sum(variance**2))
+        assert abs(same) < 5
+        inside = np.unpackbits(np.asarray(packed), axis=1, count=N, bitorder="little").astype(bool)
+        u_and_its_mirror = inside[0:M:2] & inside[1:M:2]
+        assert not u_and_its_mirror[np.asarray(design.p)[0:M:2] < 0.499].any()
+    short = sample_design(KEY, LAWS[name], num_submodels=37, num_sources=N, paired=True)
+    np.testing.assert_array_equal(copies[:, :37], redraw_masks(short, KEY, 2))
+    np.testing.assert_array_equal(design.packed[:37], short.packed)
+    np.testing.assert_array_equal(design.p[:37], short.p)
+
+
 def test_drawing_needs_little_memory_beyond_its_result():
     """The size of the paper's largest experiment, compiled but not run; unpacked it would take 500 MB."""
     num_submodels, num_sources = 2498, 50_000
     keys = jax.eval_shape(lambda: jax.random.split(KEY, num_submodels))
     p = jax.ShapeDtypeStruct((num_submodels,), jnp.float32)
-    memory = _draw_masks.lower(keys, p, num_sources).compile().memory_analysis()
+    mirrored = jax.ShapeDtypeStruct((num_submodels,), jnp.bool_)
+    memory = _draw_masks.lower(keys, mirrored, p, num_sources).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 100e6
 
 

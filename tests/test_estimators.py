@@ -488,13 +488,13 @@ def test_copies_of_a_foreign_design_need_a_key(design, utilities, result):
         jaxame.estimate_ame(np.asarray(design.masks()), utilities)
 
 
-def coverages(law, num_submodels, games, repeats):
+def coverages(law, paired, num_submodels, games, repeats):
     """Share of 95 % intervals that hold the closed form, of the sources with an effect and without, `[repeats, 2]`."""
     truth = np.stack([game.ame(law) for game in games])
     noise, found = np.random.default_rng(7), []
     for repeat in range(repeats):
         key, size = jax.random.key(100 + repeat), games[0].num_sources
-        design = sample_design(key, law, num_submodels=num_submodels, num_sources=size)
+        design = sample_design(key, law, num_submodels=num_submodels, num_sources=size, paired=paired)
         utilities = np.asarray(Stacked(games)(None, np.asarray(design.masks())), np.float64)
         utilities += noise.normal(size=utilities.shape) * 0.5 * utilities.std(axis=0)
         lower, upper = jaxame.estimate_ame(design, utilities, folds=FOLDS, copies=0).interval(0.95)
@@ -511,11 +511,12 @@ COVERED = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("paired", [False, True], ids=["independent", "paired"])
 @pytest.mark.parametrize("law", ["grid", "uniform", "beta"])
 @pytest.mark.parametrize("name", COVERED)
-def test_intervals_cover_what_they_should(name, law):
+def test_intervals_cover_what_they_should(name, law, paired):
     """93 to 97 % of the effects that are there, at least 93 % of those that are not; each within 4 standard errors."""
-    draws = coverages(LAWS[law].law, *COVERED[name])
+    draws = coverages(LAWS[law].law, paired, *COVERED[name])
     mean, error = draws.mean(axis=0), draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
     assert (error < 0.02).all()
     assert 0.93 - 4 * error[0] <= mean[0] <= 0.97 + 4 * error[0]

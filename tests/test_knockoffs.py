@@ -1,5 +1,6 @@
 """Selection against its formula, and what the formula promises: fair copies, false discoveries at the level asked."""
 
+import dataclasses
 import math
 
 import jax
@@ -9,7 +10,7 @@ from helpers import COPIES, FOLDS, GRID, M, N, Q
 from scipy import stats
 
 import jaxame
-from jaxame import knockoffs
+from jaxame import games, knockoffs
 from jaxame.design import sample_design
 
 DESIGNS, SIGNAL_QUERIES, CULPRITS = 12, 4, 5
@@ -201,6 +202,31 @@ def test_noise_alone_is_rarely_selected(runs):
         [[result.select(FDR, q).indices.size > 0 for q in range(SIGNAL_QUERIES, Q)] for result in runs[0]]
     ).mean(axis=1)
     assert alarms.mean() <= bound(alarms)
+
+
+def null_wins(paired_copies):
+    """Share of the sources without effect that win against one copy, over paired designs and odd games, `[DESIGNS]`."""
+    shares = []
+    rng = np.random.default_rng(8)
+    for number in range(DESIGNS):
+        design = sample_design(jax.random.key(300 + number), GRID, num_submodels=M, num_sources=N, paired=True)
+        members = [rng.choice(N, 5, replace=False).tolist() for _ in range(Q)]
+        exact = [np.asarray(games.Majority(N, own)(None, design.masks()), np.float64) for own in members]
+        drawn_as = design if paired_copies else dataclasses.replace(design, paired=False)
+        result = jaxame.estimate_ame(drawn_as, np.concatenate(exact, axis=1), folds=FOLDS, copies=COPIES)
+        columns = result.entry
+        null = ~np.array([np.isin(np.arange(N), own) for own in members])
+        decided = null & (columns.max(axis=1) > 0)
+        shares.append((columns.argmax(axis=1) == 0)[decided].mean())
+    return np.array(shares)
+
+
+def test_copies_of_pairs_are_pairs():
+    """Redrawn row by row, sources of an odd game without effect would win far more often than their fair share."""
+    fair = 1 / (1 + COPIES)
+    shares, wrong = null_wins(True), null_wins(False)
+    assert abs(shares.mean() - fair) < 4 * shares.std(ddof=1) / math.sqrt(DESIGNS)
+    assert wrong.mean() - fair > 8 * wrong.std(ddof=1) / math.sqrt(DESIGNS)
 
 
 @pytest.mark.parametrize("fdr", [0, 1, -0.1, 1.5, math.nan, "0.1", True])

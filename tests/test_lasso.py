@@ -313,6 +313,28 @@ def test_refit_is_weighted_least_squares(data):
     np.testing.assert_allclose(coef, both[3:], rtol=1e-8)
 
 
+def test_one_step_counts_a_pair_once():
+    """Every row twice is no more information than once; and a last row without a partner is a unit of its own."""
+    rng = np.random.default_rng(3)
+    x, z = rng.normal(size=(61, 20)), np.ones((61, 1))
+    y = (x[:, 0] + rng.normal(size=61))[:, None]
+    coef = np.where(np.arange(20) < 2, 0.5, 0.0)[None]
+    twice = np.repeat(np.arange(61), 2)
+    for rows in (twice, twice[:-1]):
+        double = x[rows]
+        last = rows.size // 2 * 2
+        cross = double[0:last:2] * double[1:last:2]
+        found = one_step(double, double**2, cross, y[rows], coef, np.ones(rows.size), z[rows], np.ones(rows.size))
+        weight = np.bincount(rows).astype(float)
+        once = one_step(x, x**2, None, y, coef, weight, z, np.ones(61))
+        np.testing.assert_allclose(found.coef, once.coef, rtol=1e-12)
+        residual = y[:, 0] - x @ coef[0]
+        residual -= np.average(residual, weights=weight)
+        terms = x * (weight * residual)[:, None]
+        total = weight.sum() * (1 - 3 / 61)
+        np.testing.assert_allclose(found.stderr[0], np.sqrt((terms**2).sum(axis=0)) / total, rtol=1e-12)
+
+
 def test_one_step_is_unbiased_where_the_lasso_is_not_and_knows_its_error():
     """On independent columns of known variance, over 40 draws: means within 4 standard errors of the truth.
 
@@ -327,8 +349,8 @@ def test_one_step_is_unbiased_where_the_lasso_is_not_and_knows_its_error():
         fit = Lasso(alpha=penalty, tol=1e-8).fit(x, y)
         rows = np.ones(M), np.ones((M, 1)), np.full(M, 4.0)
         targets = np.stack([y, np.zeros(M), np.where(np.arange(M) < 100, y, np.nan)], axis=1)
-        both = one_step(x, x**2, targets, np.stack([fit.coef_, np.zeros(60), fit.coef_]), *rows)
-        part = one_step(x[:100], x[:100] ** 2, y[:100, None], fit.coef_[None], *(row[:100] for row in rows))
+        both = one_step(x, x**2, None, targets, np.stack([fit.coef_, np.zeros(60), fit.coef_]), *rows)
+        part = one_step(x[:100], x[:100] ** 2, None, y[:100, None], fit.coef_[None], *(row[:100] for row in rows))
         np.testing.assert_allclose(np.stack(both)[:, 2], np.stack(part)[:, 0], rtol=1e-9)
         np.testing.assert_array_equal(np.stack(both)[:, 1], 0.0)
         draws.append((fit.coef_, both.coef[0], both.stderr[0]))
