@@ -88,11 +88,10 @@ def replicates(num_submodels: int, copies: int, number: int) -> Iterator[dict[st
     columns = mask_columns(design, coding, redraw_masks(design, key, copies))
     problem = make_problem(columns, planted.utilities, coding.weight, coding.z, None)
     path = entry_path(problem, devices=jax.local_devices())
-    entries, signs = (part.reshape(-1, copies + 1, NUM_SOURCES) for part in (path.penalty, path.sign))
-    for (game, k), members, entry, sign in zip(planted.names, planted.members, entries, signs, strict=True):
-        importance = knockoffs.importance(entry, sign, "two-sided")
+    entries = path.penalty.reshape(-1, copies + 1, NUM_SOURCES)
+    for (game, k), members, entry in zip(planted.names, planted.members, entries, strict=True):
         for fdr, method in itertools.product(LEVELS[k, copies], knockoffs.METHODS):
-            chosen = knockoffs.select(importance, fdr, method).indices
+            chosen = knockoffs.select(np.abs(entry), fdr, method).indices
             right = np.isin(chosen, members).sum()
             cell = {"game": game, "design": "independent", "k": k, "M": num_submodels, "q": fdr, "copies": copies}
             share = right / chosen.size if chosen.size else np.nan

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from jaxame import checks, knockoffs
@@ -14,7 +15,9 @@ from jaxame.knockoffs import Selection
 from jaxame.types import Status
 
 _FORMAT = "jaxame.Attribution"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+_OPTIONAL = ("stderr", "randomisation_p", "training_variance")
+METHODS = (*knockoffs.METHODS, "bh", "bh-approximate")
 _EXPLAIN = {
     Status.NOT_CONVERGED: "the LASSO did not converge to the tolerance; its values and selection are approximate",
     Status.LEFT_OUT_RELATED_TO_P: (
@@ -53,8 +56,14 @@ class Attribution:
       cv_penalty: `[L, Q]` penalties fitted; NaN after a query's path ended.
       cv_error: `[L, Q]` cross-validated mean squared error.
       cv_error_se: `[L, Q]` its standard error.
-      entry: `[Q, 1+c, N]` entry penalties of the sources and of their `c` knockoff copies; `c = 0` without copies.
-      entry_sign: `[Q, 1+c, N]` signs at entry.
+      importance: `[Q, D, 1+c, N]` importance of the sources and, after them, of their `c` knockoff copies, in `D` draws
+        of copies: penalty at which the column enters the LASSO path, or size of its coefficient at `lambda_min`, with
+        the sign of the coefficient. Unit of the query; `c = 0` without copies.
+      randomisation_p: `[Q, 2, N]` p-values of the exact test, against sources that raise and that lower the query, or
+        None; see `p_values`.
+      training_variance: `[Q]` variance of the utility over training runs on the same subset, or None if no subset was
+        trained on twice.
+      utility_variance: `[Q]` variance of the utility over all submodels.
       about: what was run: law, coding, sizes, versions. JSON-serialisable.
     """
 
@@ -71,8 +80,10 @@ class Attribution:
     cv_penalty: np.ndarray
     cv_error: np.ndarray
     cv_error_se: np.ndarray
-    entry: np.ndarray
-    entry_sign: np.ndarray
+    importance: np.ndarray
+    randomisation_p: np.ndarray | None
+    training_variance: np.ndarray | None
+    utility_variance: np.ndarray
     about: dict[str, Any]
 
     @property
@@ -88,7 +99,7 @@ class Attribution:
     @property
     def num_copies(self) -> int:
         """`c`."""
-        return self.entry.shape[1] - 1
+        return self.importance.shape[2] - 1
 
     @property
     def warm_start(self) -> bool:
@@ -130,22 +141,29 @@ class Attribution:
         half = stats.norm.ppf((1 + level) / 2) * self._with_stderr()
         return self.debiased - half, self.debiased + half
 
-    def p_values(self, alternative: str = "two-sided") -> np.ndarray:
-        """Return approximate p-values `[Q, N]` of "no effect on average", from `debiased` and `stderr`.
+    def p_values(self, alternative: str = "two-sided", *, exact: bool = False) -> np.ndarray:
+        """Return p-values `[Q, N]` of "no effect".
 
-        They lean on the normal distribution, which the number of submodels makes nearly true, and say nothing about a
-        false discovery rate; `select` needs neither.
+        The approximate ones come from `debiased` and `stderr` and lean on the normal distribution. The exact ones are
+        those of a randomisation test, which holds at any number of submodels; `jaxame.estimate_ame(..., redraws=)`
+        runs it. They are never below `1 / (1 + redraws)`.
 
         Args:
           alternative: "greater" against sources that raise the query, "less" against those that lower it, "two-sided"
             against both.
+          exact: whether to return the exact ones.
 
         Raises:
-          ValueError: for an unknown alternative, or if there are no standard errors.
+          ValueError: for an unknown alternative, or if what they are made from was not computed.
         """
+        knockoffs.require_alternative(alternative)
+        if exact:
+            checks.require(self.randomisation_p is not None, "a randomisation test (redraws >= 1)", "redraws=0")
+            assert self.randomisation_p is not None
+            greater, less = np.moveaxis(self.randomisation_p, 1, 0)
+            both = np.minimum(1.0, 2 * np.minimum(greater, less))
+            return {"two-sided": both, "greater": greater, "less": less}[alternative]
         stderr = self._with_stderr()
-        known = f"alternative to be one of {knockoffs.ALTERNATIVES}"
-        checks.require(alternative in knockoffs.ALTERNATIVES, known, checks.describe(alternative))
         # A target without any variance has no effect of any source, and no error.
         z = np.where(stderr > 0, self.debiased / np.where(stderr > 0, stderr, 1.0), 0.0)
         tail = {"two-sided": 2 * stats.norm.sf(np.abs(z)), "greater": stats.norm.sf(z), "less": stats.norm.cdf(z)}
@@ -163,6 +181,7 @@ class Attribution:
         *,
         alternative: str = "two-sided",
         method: str = "knockoff+",
+        groups: ArrayLike | None = None,
     ) -> Selection:
         """Select the sources that affect a query, at a false discovery rate.
 
@@ -171,33 +190,62 @@ class Attribution:
           query: a query's number, or "all" for the sources that affect any query, with the rate controlled on the
             union.
           alternative: "greater" for sources that raise the query, "less" for those that lower it, "two-sided" for both.
-          method: "knockoff+", or "knockoff", which is less strict and controls a weaker rate.
+          method: "knockoff+" (from several draws of copies by their e-values); "knockoff", which is less strict and
+            controls a weaker rate; "bh", Benjamini-Hochberg on the exact p-values; "bh-approximate", on the others.
+          groups: int `[N]`, group of every source, from 0: select groups instead, which may be formed after the run.
 
         Returns:
           A `Selection`. Selecting nothing is a normal result; its `reason` says what would help.
 
         Raises:
-          ValueError: for an unknown query, level, alternative or method, or if there are no knockoff copies.
+          ValueError: for an unknown query, level, alternative, method or groups, or if what the method needs was not
+            computed.
         """
+        checks.require(method in METHODS, f"method to be one of {METHODS}", checks.describe(method))
+        if method.startswith("bh"):
+            checks.require(groups is None, "knockoffs to select groups", f"method {method!r}")
+            return knockoffs.select_by_p_values(self._p_of_query(alternative, method == "bh", query), fdr)
         checks.require(self.num_copies > 0, "knockoff copies (copies >= 1 when estimating)", "copies=0")
-        columns = knockoffs.importance(self.entry, self.entry_sign, alternative)
-        return knockoffs.select(self._of_query(columns, query), fdr, method)
+        columns = self._of_query(knockoffs.importance(self.importance, alternative), query)
+        if groups is not None:
+            columns = knockoffs.of_groups(columns, self._valid_groups(groups))
+        if len(columns) == 1:
+            return knockoffs.select(columns[0], fdr, method)
+        checks.require(method == "knockoff+", 'method "knockoff+" for several draws of copies', checks.describe(method))
+        return knockoffs.select_by_e_values(columns, fdr)
+
+    def _valid_groups(self, groups: ArrayLike) -> np.ndarray:
+        labels = np.asarray(groups)
+        fits = labels.shape == (self.num_sources,) and np.issubdtype(labels.dtype, np.integer)
+        fits = fits and np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
+        needs = f"groups to be {self.num_sources} integers, from 0 and none left out"
+        checks.require(bool(fits), needs, checks.describe(labels))
+        return labels
+
+    def _p_of_query(self, alternative: str, exact: bool, query: int | str) -> np.ndarray:
+        p = self.p_values(alternative, exact=exact)
+        if isinstance(query, str) and query == "all":
+            return np.minimum(1.0, self.num_queries * p.min(axis=0))
+        return p[self._number(query)]
 
     def _of_query(self, columns: np.ndarray, query: int | str) -> np.ndarray:
         if isinstance(query, str) and query == "all":
             # A source without any effect is exchangeable with its copies in all queries at once, so any sum over
             # queries competes fairly. Each query counts alike, whatever its unit.
-            largest = self.entry.max(axis=(1, 2), keepdims=True)
+            largest = np.abs(self.importance).max(axis=(1, 2, 3), keepdims=True)
             return (columns / np.where(largest > 0, largest, 1.0)).mean(axis=0)
+        return columns[self._number(query)]
+
+    def _number(self, query: int | str) -> int:
         known = not isinstance(query, bool) and query in range(self.num_queries)
         checks.require(known, f'query to be a number below {self.num_queries} or "all"', checks.describe(query))
-        return columns[int(query)]
+        return int(query)
 
     def to_dataframe(self) -> Any:
         """Return one row per query and source as a pandas DataFrame (needs the `data` extra).
 
         Columns: query, source, value, debiased; with standard errors also stderr (of debiased), with knockoff copies
-        also statistic (two-sided).
+        also statistic (two-sided; its mean over the draws of copies).
         """
         import pandas as pd
 
@@ -207,8 +255,9 @@ class Attribution:
         if self.stderr is not None:
             columns["stderr"] = self.stderr.ravel()
         if self.num_copies:
-            both = knockoffs.importance(self.entry, self.entry_sign, "two-sided")
-            columns["statistic"] = np.stack([knockoffs.compete(of_query) for of_query in both]).ravel()
+            both = np.abs(self.importance)
+            competed = [[knockoffs.compete(draw) for draw in of_query] for of_query in both]
+            columns["statistic"] = np.mean(competed, axis=1).ravel()
         return pd.DataFrame(columns)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -249,6 +298,6 @@ def load(path: str | PathLike[str]) -> Attribution:
     wanted = _FORMAT, _FORMAT_VERSION
     checks.require(got == wanted, f"{needs}, format {wanted}", f"{got} in {path}")
     names = {field.name for field in dataclasses.fields(Attribution)} - {"about"}
-    complete = names - {"stderr"} <= set(arrays) <= names
+    complete = names - set(_OPTIONAL) <= set(arrays) <= names
     checks.require(complete, f"{needs}, with the arrays {sorted(names)}", f"{sorted(arrays)} in {path}")
-    return Attribution(**{"stderr": None, **arrays}, about=about)
+    return Attribution(**{**dict.fromkeys(_OPTIONAL), **arrays}, about=about)

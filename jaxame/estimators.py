@@ -3,17 +3,17 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
-from jaxame import checks, environment, leftout
+from jaxame import checks, environment, inference, leftout
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
-from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns, pair_products
+from jaxame.features import Coding, MaskColumns, code, exact_columns, exact_operator, mask_columns
 from jaxame.lasso import (
     CrossValidation,
     assign_folds,
@@ -21,13 +21,13 @@ from jaxame.lasso import (
     cross_validate,
     entry_path,
     make_problem,
-    one_step,
     refit,
 )
+from jaxame.randomisation import randomisation_p_values
 from jaxame.types import Progress, Status, silent, submodel_status
 
 # Streams of a design's key besides its rows, which are numbered from 0.
-_GAME_STREAM, _FOLD_STREAM = 2**32 - 2, 2**32 - 3
+_GAME_STREAM, _FOLD_STREAM, _REPEAT_STREAM = 2**32 - 2, 2**32 - 3, 2**32 - 8
 _CHUNK = 1024
 _DEFAULT_FOLDS = 10
 _LARGEST_GAP = 1e-4
@@ -47,6 +47,20 @@ class Game(Protocol):
         """Utilities `[m, Q]` of subsets `masks`, bool `[m, N]`, with randomness from typed keys `[m]`."""
 
 
+class Options(TypedDict, total=False):
+    """Options of an estimate, which `ame` and `shapley` hand on to `estimate_ame`."""
+
+    copies: int
+    draws: int
+    statistic: str
+    knockoff_key: jax.Array | None
+    redraws: int
+    intervals: str
+    contrasts: ArrayLike | None
+    folds: int | None
+    devices: Sequence[jax.Device] | None
+
+
 def ame(
     game: Game,
     *,
@@ -55,11 +69,9 @@ def ame(
     law: Law,
     coding: str = "auto",
     paired: bool = False,
-    copies: int = 4,
-    knockoff_key: jax.Array | None = None,
-    folds: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    repeats: int = 0,
     progress: Progress = silent,
+    **options: Unpack[Options],
 ) -> Attribution:
     """Estimate the average marginal effect of every source on every query of a game.
 
@@ -74,11 +86,10 @@ def ame(
       law: inclusion law, for example `Grid((.2, .4, .6, .8))`.
       coding: see `jaxame.design.sample_design`.
       paired: likewise. Pairs help where sources interact or saturate, and cost a little where they only add up.
-      copies: knockoff copies for `Attribution.select`; 0 for none.
-      knockoff_key: key of the copies; by default from `key`.
-      folds: of the cross-validation; default 10, or the number of rows (or pairs) if that is smaller.
-      devices: the queries of the regression are shared out to these; default one.
+      repeats: subsets, the first of the design, on which the game is evaluated twice, so that
+        `Attribution.training_variance` tells the noise of training from the effect of the subset.
       progress: called as each stage moves on.
+      **options: of the estimate, see `estimate_ame`.
 
     Returns:
       An `Attribution`, values `[Q, N]` in the unit of the utility.
@@ -93,18 +104,21 @@ def ame(
     """
     num_sources = _num_sources(game)
     design = sample_design(key, law, num_submodels=num_submodels, num_sources=num_sources, coding=coding, paired=paired)
-    _check_options(design, copies, knockoff_key, folds)
+    checks.count(repeats, "repeats", 0)
+    checks.require(repeats <= num_submodels, f"repeats to be at most the {num_submodels} submodels", repeats)
+    _check_options(design, **options)
     utilities = evaluate(game, design, progress=progress)
-    return estimate_ame(
-        design,
-        utilities,
-        copies=copies,
-        knockoff_key=knockoff_key,
-        folds=folds,
-        devices=devices,
-        about=getattr(game, "about", None),
-        progress=progress,
-    )
+    noise = _training_variance(game, design, utilities, repeats) if repeats else None
+    about = getattr(game, "about", None)
+    result = estimate_ame(design, utilities, about=about, progress=progress, **options)
+    return result if noise is None else dataclasses.replace(result, training_variance=noise)
+
+
+def _training_variance(game: Game, design: Design, utilities: np.ndarray, repeats: int) -> np.ndarray:
+    """Variance of the utility over keys of the game, `[Q]`, from the first rows, evaluated once more."""
+    first = dataclasses.replace(design, p=design.p[:repeats], packed=design.packed[:repeats])
+    again = evaluate(game, first, key=jax.random.fold_in(checks.typed_key(design.key), _REPEAT_STREAM))
+    return np.nanmean((again - utilities[:repeats]) ** 2, axis=0) / 2
 
 
 def shapley(
@@ -114,11 +128,9 @@ def shapley(
     num_submodels: int,
     eps: float = 0.01,
     paired: bool = False,
-    copies: int = 4,
-    knockoff_key: jax.Array | None = None,
-    folds: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    repeats: int = 0,
     progress: Progress = silent,
+    **options: Unpack[Options],
 ) -> Attribution:
     """Estimate the Shapley value of every source: the AME under `p ~ U(0, 1)`, truncated to `U(eps, 1 - eps)`.
 
@@ -128,17 +140,16 @@ def shapley(
     References:
       Owen, Management Science 18(5), 1972 (the integral form); Lin et al., ICML 2022, section 2.
     """
+    law = TruncatedUniform(eps)
     return ame(
         game,
         key=key,
         num_submodels=num_submodels,
-        law=TruncatedUniform(eps),
+        law=law,
         paired=paired,
-        copies=copies,
-        knockoff_key=knockoff_key,
-        folds=folds,
-        devices=devices,
+        repeats=repeats,
         progress=progress,
+        **options,
     )
 
 
@@ -181,7 +192,12 @@ def estimate_ame(
     utilities: ArrayLike,
     *,
     copies: int = 4,
+    draws: int = 1,
+    statistic: str = "entry",
     knockoff_key: jax.Array | None = None,
+    redraws: int = 0,
+    intervals: str = "debiased",
+    contrasts: ArrayLike | None = None,
     folds: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     about: Mapping[str, Any] | None = None,
@@ -194,7 +210,14 @@ def estimate_ame(
       utilities: `[M, Q]`, any unit. A non-finite entry leaves its row out for that query; `Attribution.check` says so
         if that is not harmless.
       copies: knockoff copies for `Attribution.select`; 0 for none.
-      knockoff_key: key of the copies; by default the design's.
+      draws: of these copies; what several agree on depends less on chance (`jaxame.knockoffs.select_by_e_values`).
+      statistic: what knockoffs compete by: "entry", the penalty at which a column enters the LASSO path, or
+        "coefficient", the size of its coefficient at `lambda_min`, which takes another cross-validation.
+      knockoff_key: key of the copies and redraws; by default the design's.
+      redraws: of every column in the exact randomisation test, see `Attribution.p_values`; 0 for no test.
+      intervals: how `Attribution.debiased` and its standard errors are made, see `jaxame.inference.estimate`:
+        "debiased", "cross-fitted" or "least squares".
+      contrasts: `[C, Q]` weights of further queries that are weighted sums of the utilities; they follow the `Q`.
       folds: of the cross-validation; default 10, or the number of rows (or pairs) if that is smaller.
       devices: the queries of the regression are shared out to these; default one.
       about: what to add to the result's `about`, such as a game's.
@@ -206,30 +229,31 @@ def estimate_ame(
     Raises:
       ValueError: for a bad argument, utilities of another shape, or fewer than two finite rows for a query.
     """
-    folds = _check_options(design, copies, knockoff_key, folds)
-    targets = _check_utilities(utilities, design.num_submodels)
+    folds = _check_options(design, copies, draws, statistic, knockoff_key, redraws, intervals, contrasts, folds)
+    targets = _check_utilities(utilities, design.num_submodels, contrasts)
     coding = code(design)
     regression = coding.weight, coding.z
-    fold_key = jax.random.key(0) if design.key is None else design.key
-    fold_key = jax.random.fold_in(fold_key, _FOLD_STREAM)
+    fold_key = jax.random.fold_in(jax.random.key(0) if design.key is None else design.key, _FOLD_STREAM)
     fold = np.asarray(assign_folds(fold_key, design.num_submodels, folds, design.units if design.paired else None))
     problem = make_problem(mask_columns(design, coding), targets, *regression, fold)
-    fit = cross_validate(problem, devices=devices, progress=progress)
-    entry = entry_sign = np.zeros((targets.shape[1], 1, design.num_sources))
-    converged = fit.converged
+    keep_folds = intervals == "cross-fitted"
+    fit = cross_validate(problem, keep_folds=keep_folds, devices=devices, progress=progress)
+    importance, converged = np.zeros((targets.shape[1], draws, 1, design.num_sources)), fit.converged
+    copy_key = design.key if knockoff_key is None else knockoff_key
     if copies:
-        copy_key = checks.typed_key(design.key if knockoff_key is None else knockoff_key, "knockoff_key")
-        redrawn = redraw_masks(design, copy_key, copies)
-        problem = make_problem(mask_columns(design, coding, redrawn), targets, *regression, None)
-        path = entry_path(problem, devices=devices, progress=progress)
+        redrawn = redraw_masks(design, checks.typed_key(copy_key), draws * copies).reshape(
+            draws, copies, design.num_submodels, -1
+        )
+        columns = [mask_columns(design, coding, own) for own in redrawn]
+        parts = [_IMPORTANCE[statistic](own, targets, *regression, fold, devices, progress) for own in columns]
         shape = (targets.shape[1], copies + 1, design.num_sources)
-        entry, entry_sign = path.penalty.reshape(shape), path.sign.reshape(shape)
-        converged = converged & path.converged
-    x = exact_operator(design, coding)
-    squared = exact_operator(design, dataclasses.replace(coding, low=coding.low**2, high=coding.high**2))
-    cross = pair_products(design, coding) if design.paired else None
-    step = one_step(x, squared, cross, targets, fit.coef_1se, *regression, coding.second_moment)
-    gaps, violations = np.moveaxis(_certificates(x, coding, targets, fit), 2, 0)
+        importance = np.stack([found.reshape(shape) for found, _ in parts], axis=1)
+        converged = np.all([converged, *(met for _, met in parts)], axis=0)
+    p_values = None
+    if redraws:
+        p_values = randomisation_p_values(design, targets, checks.typed_key(copy_key), redraws)
+    step = inference.estimate(intervals, design, coding, targets, fit, fold)
+    gaps, violations = np.moveaxis(_certificates(exact_operator(design, coding), coding, targets, fit), 2, 0)
     return Attribution(
         values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
         stderr=coding.scale * step.stderr,
@@ -244,8 +268,10 @@ def estimate_ame(
         cv_penalty=fit.penalty,
         cv_error=fit.error_mean,
         cv_error_se=fit.error_se,
-        entry=entry,
-        entry_sign=entry_sign,
+        importance=importance,
+        randomisation_p=p_values,
+        training_variance=None,
+        utility_variance=np.array([y[np.isfinite(y)].var(ddof=1) for y in targets.T]),
         about={
             "law": repr(design.law),
             "coding": design.coding,
@@ -254,10 +280,49 @@ def estimate_ame(
             "num_sources": design.num_sources,
             "folds": folds,
             "copies": copies,
+            "draws": draws,
+            "statistic": statistic,
+            "redraws": redraws,
+            "intervals": intervals,
             "versions": environment.versions(),
             "game": dict(about or {}),
         },
     )
+
+
+_Importance: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+
+def _entry(
+    columns: MaskColumns,
+    targets: np.ndarray,
+    weight: np.ndarray,
+    z: np.ndarray,
+    fold: np.ndarray,
+    devices: Sequence[jax.Device] | None,
+    progress: Progress,
+) -> _Importance:
+    """Signed entry penalties of all columns, `[Q, P]`, and whether the path converged, `[Q]`."""
+    del fold
+    path = entry_path(make_problem(columns, targets, weight, z, None), devices=devices, progress=progress)
+    return path.penalty * path.sign, path.converged
+
+
+def _coefficient(
+    columns: MaskColumns,
+    targets: np.ndarray,
+    weight: np.ndarray,
+    z: np.ndarray,
+    fold: np.ndarray,
+    devices: Sequence[jax.Device] | None,
+    progress: Progress,
+) -> _Importance:
+    """Coefficients of all columns at `lambda_min`, `[Q, P]`, and whether the path converged, `[Q]`."""
+    fit = cross_validate(make_problem(columns, targets, weight, z, fold), devices=devices, progress=progress)
+    return fit.coef_min, fit.converged
+
+
+_IMPORTANCE = {"entry": _entry, "coefficient": _coefficient}
 
 
 def _num_sources(game: Any) -> int:
@@ -265,14 +330,34 @@ def _num_sources(game: Any) -> int:
     return checks.count(game.num_sources, "game.num_sources")
 
 
-def _check_options(design: Design, copies: int, knockoff_key: jax.Array | None, folds: int | None) -> int:
+def _check_options(
+    design: Design,
+    copies: int = 4,
+    draws: int = 1,
+    statistic: str = "entry",
+    knockoff_key: jax.Array | None = None,
+    redraws: int = 0,
+    intervals: str = "debiased",
+    contrasts: ArrayLike | None = None,
+    folds: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> int:
     """Check the options of an estimate and return the number of folds."""
+    del devices
     checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
     checks.count(copies, "copies", 0)
+    checks.count(draws, "draws")
+    checks.count(redraws, "redraws", 0)
+    checks.require(statistic in _IMPORTANCE, f"statistic to be one of {tuple(_IMPORTANCE)}", checks.describe(statistic))
+    inference.require_intervals(intervals, design)
+    if contrasts is not None:
+        weights = np.asarray(contrasts, np.float64)
+        fits = weights.ndim == 2 and bool(np.isfinite(weights).all())
+        checks.require(fits, "contrasts [C, Q], all finite", list(weights.shape))
     if knockoff_key is not None:
         checks.typed_key(knockoff_key, "knockoff_key")
     has_key = knockoff_key is not None or design.key is not None
-    checks.require(copies == 0 or has_key, "knockoff_key, as this design has no key of its own", "None")
+    checks.require(copies == redraws == 0 or has_key, "knockoff_key, as this design has no key of its own", "None")
     num_units = int(design.units[-1]) + 1
     if folds is None:
         return min(_DEFAULT_FOLDS, num_units)
@@ -283,15 +368,27 @@ def _check_options(design: Design, copies: int, knockoff_key: jax.Array | None, 
     return folds
 
 
-def _check_utilities(utilities: ArrayLike, num_rows: int) -> np.ndarray:
+def _check_utilities(utilities: ArrayLike, num_rows: int, contrasts: ArrayLike | None) -> np.ndarray:
+    """Return the utilities as float64 `[M, Q]`, those of the contrasts after them."""
     targets = np.asarray(utilities, np.float64)
     fits = targets.ndim == 2 and targets.shape[0] == num_rows and targets.shape[1] > 0
     checks.require(fits, f"utilities [M={num_rows}, Q]", list(targets.shape))
+    if contrasts is not None:
+        weights = np.asarray(contrasts, np.float64)
+        fits = weights.shape[1] == targets.shape[1]
+        checks.require(fits, f"contrasts [C, Q={targets.shape[1]}]", list(weights.shape))
+        targets = np.concatenate([targets, _weighted_sums(targets, weights)], axis=1)
     num_finite = np.isfinite(targets).sum(axis=0)
     worst = int(num_finite.argmin())
     needs = "at least 2 finite rows for every query"
     checks.require(bool(num_finite[worst] >= 2), needs, f"{num_finite[worst]} for query {worst}")
     return targets
+
+
+def _weighted_sums(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sums `[M, C]` over queries; not finite only where a query that counts is not."""
+    sums = [targets[:, own != 0] @ own[own != 0] for own in weights]
+    return np.stack(sums, axis=1) if sums else np.zeros((len(targets), 0))
 
 
 def _certificates(x: LinearOperator, coding: Coding, targets: np.ndarray, fit: CrossValidation) -> np.ndarray:

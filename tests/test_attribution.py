@@ -40,7 +40,7 @@ def result(results):
 
 
 def without_copies(result):
-    return dataclasses.replace(result, entry=np.zeros((Q, 1, N)), entry_sign=np.zeros((Q, 1, N)))
+    return dataclasses.replace(result, importance=np.zeros((Q, 1, 1, N)))
 
 
 @pytest.mark.slow
@@ -217,7 +217,62 @@ def test_nothing_selected_is_a_result(result):
     assert "no fewer than 25 can be selected" in strict.reason
 
 
+def test_groups_of_sources_that_stand_in_for_each_other():
+    """Ten groups of two: either member has the whole effect. Means over designs, as above."""
+    groups = np.minimum(np.arange(N) // 2, 11)
+    effective = [0, 3, 5, 8]
+    wrong, found = [], []
+    for seed in range(DESIGNS):
+        design = sample_design(jax.random.key(50 + seed), GRID, num_submodels=M, num_sources=N)
+        masks = np.asarray(design.masks())
+        either = masks[:, 0::2] | masks[:, 1::2]
+        noise = np.random.default_rng(seed).normal(size=(M, Q))
+        utilities = either[:, effective].sum(axis=1)[:, None] + noise * (np.arange(Q) < 1)
+        result = jaxame.estimate_ame(design, utilities, folds=FOLDS, copies=COPIES)
+        chosen = set(result.select(FDR, groups=groups).indices.tolist())
+        wrong.append(len(chosen - set(effective)) / max(1, len(chosen)))
+        found.append(len(chosen & set(effective)) / len(effective))
+    assert np.mean(wrong) <= FDR + 3 * np.std(wrong, ddof=1) / np.sqrt(DESIGNS)
+    assert np.mean(found) > 0.9
+
+
+def test_contrasts_are_queries_of_their_own(result):
+    rng = np.random.default_rng(9)
+    design = sample_design(jax.random.key(3), GRID, num_submodels=M, num_sources=N)
+    utilities = np.asarray(design.masks())[:, :4] * 1.0 + 0.5 * rng.normal(size=(M, 4))
+    utilities[5, 3] = np.nan
+    weights = np.array([[1.0, -1.0, 0.0, 0.0], [0.5, 0.0, 0.0, 0.5]])
+    result = jaxame.estimate_ame(design, utilities, contrasts=weights, folds=FOLDS, copies=COPIES)
+    by_hand = np.concatenate([utilities, utilities @ weights.T], axis=1)
+    by_hand[:, 4] = utilities[:, 0] - utilities[:, 1]
+    assert_same(result, jaxame.estimate_ame(design, by_hand, folds=FOLDS, copies=COPIES))
+    assert result.num_left_out.tolist() == [0, 0, 0, 1, 0, 1]
+    for bad, message in ((weights[0], r"contrasts \[C, Q\]"), (weights[:, :3], r"contrasts \[C, Q=4\]")):
+        with pytest.raises(ValueError, match=message):
+            jaxame.estimate_ame(design, utilities, contrasts=bad)
+
+
+def test_several_draws_of_copies_and_another_statistic():
+    rng = np.random.default_rng(4)
+    design = sample_design(jax.random.key(4), GRID, num_submodels=M, num_sources=N)
+    effect = np.where(np.arange(N) < 8, 1.0, 0.0)
+    utilities = np.asarray(design.masks()) @ effect[:, None] + rng.normal(size=(M, Q)) * (np.arange(Q) < 2)
+    result = jaxame.estimate_ame(design, utilities, folds=FOLDS, copies=COPIES, draws=3)
+    single = jaxame.estimate_ame(design, utilities, folds=FOLDS, copies=COPIES)
+    np.testing.assert_array_equal(result.importance[:, :1], single.importance)
+    assert (result.importance[:, 1] != result.importance[:, 0]).any()
+    assert set(result.select(0.2).indices) >= set(range(8))
+    with pytest.raises(ValueError, match='method "knockoff\\+" for several draws'):
+        result.select(0.2, method="knockoff")
+    other = jaxame.estimate_ame(design, utilities, folds=FOLDS, copies=COPIES, statistic="coefficient")
+    assert set(other.select(0.2).indices) >= set(range(8))
+    np.testing.assert_array_equal(other.values, single.values)
+
+
 BAD_SELECTIONS = {
+    "p-values of groups": ({"method": "bh", "groups": np.arange(N)}, "needs knockoffs to select groups"),
+    "groups with a gap": ({"groups": np.arange(N) + 1}, f"needs groups to be {N} integers, from 0 and none left out"),
+    "too few groups": ({"groups": np.arange(N - 1)}, f"needs groups to be {N} integers"),
     "query too large": ({"query": Q}, 'needs query to be a number below 6 or "all"; got int 6'),
     "negative query": ({"query": -1}, "needs query .*; got int -1"),
     "misspelt all": ({"query": "al"}, "needs query .*; got str 'al'"),

@@ -198,10 +198,15 @@ def test_about_says_what_was_run(result):
     assert about == {
         "law": repr(GRID),
         "coding": "weighted",
+        "paired": False,
         "num_submodels": M,
         "num_sources": N,
         "folds": FOLDS,
         "copies": COPIES,
+        "draws": 1,
+        "statistic": "entry",
+        "redraws": 0,
+        "intervals": "debiased",
         "game": {},
     }
     assert (result.num_queries, result.num_sources, result.num_copies) == (Q, N, COPIES)
@@ -215,7 +220,7 @@ def test_the_copies_have_a_key_of_their_own(estimate, utilities, result):
     other = estimate(utilities, knockoff_key=jax.random.key(8))
     same = estimate(utilities, knockoff_key=KEY)
     np.testing.assert_array_equal(other.values, result.values)
-    assert (other.entry != result.entry).any()
+    assert (other.importance != result.importance).any()
     assert_same(same, result)
 
 
@@ -293,7 +298,7 @@ def test_utilities_that_no_source_moves_have_no_values(design, estimate, utiliti
     moved[:, 0], moved[:, 1], moved[:, 2] = 5.0, 0.0, p
     moved[:, 3], moved[:, 4] = 1e6 + 100 * p**7, np.where(p > 0.5, 0.7, -300.0)
     found = estimate(moved).check()
-    for array in (found.values, found.lasso_min, found.lasso_1se, found.entry):
+    for array in (found.values, found.lasso_min, found.lasso_1se, found.importance):
         np.testing.assert_array_equal(array[:5], 0.0)
     assert (found.values[5] != 0).any()
     assert found.select(0.2, 0).indices.size == 0
@@ -301,7 +306,7 @@ def test_utilities_that_no_source_moves_have_no_values(design, estimate, utiliti
 
 def test_an_offset_changes_nothing(estimate, utilities, result):
     shifted = estimate(utilities + 1e6)
-    for name in ("values", "lasso_min", "lasso_1se", "entry"):
+    for name in ("values", "lasso_min", "lasso_1se", "importance"):
         array = getattr(result, name)
         np.testing.assert_allclose(getattr(shifted, name), array, atol=1e-5 * np.abs(array).max(), err_msg=name)
 
@@ -311,8 +316,7 @@ def test_values_are_in_the_unit_of_the_utility(estimate, utilities, result):
     scaled = estimate(utilities * unit)
     for name in ("values", "lasso_min", "lasso_1se"):
         np.testing.assert_array_equal(getattr(scaled, name), getattr(result, name) * unit[:, None])
-    np.testing.assert_array_equal(scaled.entry, result.entry * np.abs(unit)[:, None, None])
-    np.testing.assert_array_equal(scaled.entry_sign, result.entry_sign * np.sign(unit)[:, None, None])
+    np.testing.assert_array_equal(scaled.importance, result.importance * unit[:, None, None, None])
     np.testing.assert_array_equal(scaled.cv_penalty, result.cv_penalty * np.abs(unit))
     np.testing.assert_array_equal(scaled.cv_error, result.cv_error * unit**2)
 
@@ -353,7 +357,7 @@ def test_rows_missing_for_a_reason_are_reported(estimate, design, utilities, res
 def test_two_submodels_are_enough_to_run():
     found = jaxame.ame(GAME, key=KEY, num_submodels=2, law=GRID, copies=COPIES)
     assert found.about["folds"] == 2
-    for name in ("values", "lasso_min", "lasso_1se", "entry", "entry_sign"):
+    for name in ("values", "lasso_min", "lasso_1se", "importance"):
         assert np.isfinite(getattr(found, name)).all(), name
     assert found.select(0.2).indices.size <= N
 
@@ -483,7 +487,7 @@ def test_copies_of_a_foreign_design_need_a_key(design, utilities, result):
     with pytest.raises(ValueError, match="needs key to be one typed key"):
         jaxame.evaluate(GAME, foreign)
     found = jaxame.estimate_ame(foreign, utilities, knockoff_key=KEY, folds=FOLDS, copies=COPIES)
-    np.testing.assert_array_equal(found.entry, result.entry)
+    np.testing.assert_array_equal(found.importance, result.importance)
     with pytest.raises(ValueError, match=r"needs a jaxame.design.Design; got"):
         jaxame.estimate_ame(np.asarray(design.masks()), utilities)
 
@@ -510,10 +514,12 @@ COVERED = {
 }
 
 
+COVERAGES = [(name, law, False) for name in COVERED for law in ("grid", "uniform", "beta")]
+COVERAGES += [("as many rows as sources", law, True) for law in ("grid", "beta")]  # complements, and pairs that share p
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("paired", [False, True], ids=["independent", "paired"])
-@pytest.mark.parametrize("law", ["grid", "uniform", "beta"])
-@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize(("name", "law", "paired"), COVERAGES)
 def test_intervals_cover_what_they_should(name, law, paired):
     """93 to 97 % of the effects that are there, at least 93 % of those that are not; each within 4 standard errors."""
     draws = coverages(LAWS[law].law, paired, *COVERED[name])

@@ -106,10 +106,10 @@ def test_plain_knockoff_does_not_speak_of_a_smallest_selection():
 
 
 def test_importance_follows_the_alternative():
-    entry, sign = np.array([3.0, 2.0, 0.0, 1.0]), np.array([1.0, -1.0, 0.0, -1.0])
-    np.testing.assert_array_equal(knockoffs.importance(entry, sign, "two-sided"), entry)
-    np.testing.assert_array_equal(knockoffs.importance(entry, sign, "greater"), [3.0, 0.0, 0.0, 0.0])
-    np.testing.assert_array_equal(knockoffs.importance(entry, sign, "less"), [0.0, 2.0, 0.0, 1.0])
+    signed = np.array([3.0, -2.0, 0.0, -1.0])
+    np.testing.assert_array_equal(knockoffs.importance(signed, "two-sided"), [3.0, 2.0, 0.0, 1.0])
+    np.testing.assert_array_equal(knockoffs.importance(signed, "greater"), [3.0, 0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(knockoffs.importance(signed, "less"), [0.0, 2.0, 0.0, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +139,9 @@ def unfairness(runs, use):
     """
     observations = []
     for result, effect in zip(*runs, strict=True):
-        winner = result.entry.argmax(axis=1)
-        counted = use(effect) & (result.entry.max(axis=1) > 0)
+        entry = np.abs(result.importance[:, 0])
+        winner = entry.argmax(axis=1)
+        counted = use(effect) & (entry.max(axis=1) > 0)
         wins = (winner[:, None] == np.arange(COPIES)[:, None]) & counted[:, None]
         observations.append((wins - counted[:, None] / (1 + COPIES)).sum(axis=0).T)
     excess = np.concatenate(observations)
@@ -159,7 +160,7 @@ def rates(runs, alternative, select):
     """False discovery proportion and power of every design, averaged over its queries: `[DESIGNS]` each."""
     false, power = [], []
     for result, effects in zip(*runs, strict=True):
-        columns = knockoffs.importance(result.entry, result.entry_sign, alternative)
+        columns = knockoffs.importance(result.importance[:, 0], alternative)
         for query in range(SIGNAL_QUERIES):
             wanted = {"two-sided": effects != 0, "greater": effects > 0, "less": effects < 0}[alternative][query]
             chosen = select(result, columns, query)
@@ -214,7 +215,7 @@ def null_wins(paired_copies):
         exact = [np.asarray(games.Majority(N, own)(None, design.masks()), np.float64) for own in members]
         drawn_as = design if paired_copies else dataclasses.replace(design, paired=False)
         result = jaxame.estimate_ame(drawn_as, np.concatenate(exact, axis=1), folds=FOLDS, copies=COPIES)
-        columns = result.entry
+        columns = np.abs(result.importance[:, 0])
         null = ~np.array([np.isin(np.arange(N), own) for own in members])
         decided = null & (columns.max(axis=1) > 0)
         shares.append((columns.argmax(axis=1) == 0)[decided].mean())
@@ -229,6 +230,66 @@ def test_copies_of_pairs_are_pairs():
     assert wrong.mean() - fair > 8 * wrong.std(ddof=1) / math.sqrt(DESIGNS)
 
 
+def e_values_by_hand(columns, level):
+    """E-values of one draw from the threshold tried one by one."""
+    threshold, _, chosen = select_by_hand(columns.tolist(), level, "knockoff+")
+    losses = sum(max(own) >= threshold and own[0] <= max(own[1:]) for own in columns.T.tolist())
+    copies, size = columns.shape[0] - 1, columns.shape[1]
+    return np.where(np.isin(np.arange(size), chosen), copies * size / (1 + losses), 0.0)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 5])
+def test_e_values_are_their_formula(draws):
+    rng = np.random.default_rng(draws)
+    sizes = []
+    for _ in range(100):
+        columns = np.stack([random_columns(rng, 4) for _ in range(draws)])
+        columns[:, 0, :6] += rng.choice([0, 3])
+        fdr = rng.choice([0.1, 0.2, 0.5])
+        found = knockoffs.select_by_e_values(columns, fdr)
+        mean = np.mean([e_values_by_hand(draw, fdr / 2) for draw in columns], axis=0)
+        np.testing.assert_allclose(found.statistic, mean)
+        enough = [size for size in range(1, 21) if np.sort(mean)[-size] >= 20 / (fdr * size)]
+        chosen = np.flatnonzero(mean >= np.sort(mean)[-max(enough)]).tolist() if enough else []
+        assert sorted(found.indices.tolist()) == chosen
+        assert (found.reason == "") == bool(chosen)
+        assert found.estimated_fdp <= fdr
+        sizes.append(len(chosen))
+    assert min(sizes) == 0
+    assert max(sizes) >= 6
+
+
+def test_several_draws_say_why_nothing_is_selected():
+    none = knockoffs.select_by_e_values(np.zeros((3, 5, 20)), 0.1)
+    assert none.reason.endswith(
+        "no draw selects anything at half the level; with 4 copies a draw selects no fewer than 5 at half the level"
+    )
+    one = np.zeros((4, 5, 20))
+    one[0] = clear_winners(5, 4)[:, :20]
+    assert "the draws do not agree" in knockoffs.select_by_e_values(one, 0.1).reason
+
+
+def test_benjamini_hochberg_is_its_formula():
+    rng = np.random.default_rng(0)
+    sizes = []
+    for _ in range(100):
+        p = rng.uniform(size=30) ** rng.choice([1, 4])
+        fdr = rng.choice([0.05, 0.2])
+        found = knockoffs.select_by_p_values(p, fdr)
+        passing = [size for size in range(1, 31) if np.sort(p)[size - 1] <= fdr * size / 30]
+        assert sorted(found.indices.tolist()) == sorted(np.argsort(p)[: max(passing, default=0)].tolist())
+        assert (found.reason == "") == bool(passing)
+        sizes.append(max(passing, default=0))
+    assert min(sizes) == 0
+    assert max(sizes) > 5
+
+
+def test_groups_are_the_sums_of_their_members():
+    columns = np.arange(12.0).reshape(2, 6)
+    groups = np.array([0, 1, 0, 2, 1, 0])
+    np.testing.assert_array_equal(knockoffs.of_groups(columns, groups), [[7, 5, 3], [25, 17, 9]])
+
+
 @pytest.mark.parametrize("fdr", [0, 1, -0.1, 1.5, math.nan, "0.1", True])
 def test_levels_outside_0_to_1_are_refused(fdr):
     with pytest.raises(ValueError, match="needs fdr strictly between 0 and 1; got"):
@@ -239,4 +300,4 @@ def test_unknown_methods_and_alternatives_are_refused():
     with pytest.raises(ValueError, match=r"needs method to be one of .*'knockoff\+'.*; got str 'bh'"):
         knockoffs.select(np.ones((2, 3)), 0.1, "bh")
     with pytest.raises(ValueError, match=r"needs alternative to be one of .*'greater'.*; got str 'up'"):
-        knockoffs.importance(np.ones(3), np.ones(3), "up")
+        knockoffs.importance(np.ones(3), "up")

@@ -23,6 +23,7 @@ from jaxame.lasso import (
     refit,
 )
 from jaxame.lasso import path as path_module
+from jaxame.lasso.debias import Design as StepDesign
 from jaxame.lasso.path import Tolerance, walk_path
 from jaxame.lasso.prox import soft_threshold, violation
 
@@ -324,9 +325,11 @@ def test_one_step_counts_a_pair_once():
         double = x[rows]
         last = rows.size // 2 * 2
         cross = double[0:last:2] * double[1:last:2]
-        found = one_step(double, double**2, cross, y[rows], coef, np.ones(rows.size), z[rows], np.ones(rows.size))
+        found = one_step(
+            StepDesign(double, double**2, cross, np.ones(rows.size), z[rows]), y[rows], coef, np.ones(rows.size)
+        )
         weight = np.bincount(rows).astype(float)
-        once = one_step(x, x**2, None, y, coef, weight, z, np.ones(61))
+        once = one_step(StepDesign(x, x**2, None, np.ones(61), z), y, coef, weight)
         np.testing.assert_allclose(found.coef, once.coef, rtol=1e-12)
         residual = y[:, 0] - x @ coef[0]
         residual -= np.average(residual, weights=weight)
@@ -347,10 +350,11 @@ def test_one_step_is_unbiased_where_the_lasso_is_not_and_knows_its_error():
         x = rng.normal(size=(M, 60)) * 2.0
         y = x @ truth + rng.normal(size=M) * np.abs(x[:, 0]) / 2 + 5.0
         fit = Lasso(alpha=penalty, tol=1e-8).fit(x, y)
-        rows = np.ones(M), np.ones((M, 1)), np.full(M, 4.0)
         targets = np.stack([y, np.zeros(M), np.where(np.arange(M) < 100, y, np.nan)], axis=1)
-        both = one_step(x, x**2, None, targets, np.stack([fit.coef_, np.zeros(60), fit.coef_]), *rows)
-        part = one_step(x[:100], x[:100] ** 2, None, y[:100, None], fit.coef_[None], *(row[:100] for row in rows))
+        design = StepDesign(x, x**2, None, np.full(M, 4.0), np.ones((M, 1)))
+        first = StepDesign(x[:100], x[:100] ** 2, None, np.full(100, 4.0), np.ones((100, 1)))
+        both = one_step(design, targets, np.stack([fit.coef_, np.zeros(60), fit.coef_]), np.ones(M))
+        part = one_step(first, y[:100, None], fit.coef_[None], np.ones(100))
         np.testing.assert_allclose(np.stack(both)[:, 2], np.stack(part)[:, 0], rtol=1e-9)
         np.testing.assert_array_equal(np.stack(both)[:, 1], 0.0)
         draws.append((fit.coef_, both.coef[0], both.stderr[0]))

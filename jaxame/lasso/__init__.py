@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 from jaxame.lasso.batches import memory
 from jaxame.lasso.certificate import Certificate, certify
 from jaxame.lasso.crossval import CrossValidation, cross_validate
-from jaxame.lasso.debias import OneStep, one_step
+from jaxame.lasso.debias import OneStep, cross_fitted_step, one_step
 from jaxame.lasso.entry import EntryPath, entry_path
-from jaxame.lasso.path import Tolerance
+from jaxame.lasso.path import Tolerance, fit_near
 from jaxame.lasso.problem import Columns, DenseColumns, Problem, assign_folds, make_problem
 from jaxame.lasso.relaxed import refit
 from jaxame.lasso.sharding import ShardedColumns, shard_columns
@@ -29,8 +29,10 @@ __all__ = [
     "Tolerance",
     "assign_folds",
     "certify",
+    "cross_fitted_step",
     "cross_validate",
     "entry_path",
+    "fit_near",
     "make_problem",
     "memory",
     "one_step",

@@ -19,7 +19,7 @@ from jaxame.lasso.workset import BLOCK, WorkingSet
 
 _FEWEST_BLOCKS = 32
 _ROUNDS = 20
-_SIZES = 4  # numbers of queries that the product over all columns is compiled for, as queries end
+_PARTS = 4  # the product over all columns takes this share of the queries at a time, as queries end
 # Queries that the descent works on side by side; on a CPU one after the other, each only until it is done.
 _QUERIES_AT_ONCE = {"cpu": 1}
 log = logging.getLogger(__name__)
@@ -164,9 +164,11 @@ class _Solver:
     def _refer(self, queries: np.ndarray) -> None:
         """Compute the gradients of all columns for some queries."""
         which = np.flatnonzero(queries)
-        size = -(-queries.size // _SIZES)
-        which = np.resize(which, -(-which.size // size) * size)
-        self.references = screen.refer(self.problem, self.references, self.residual, jnp.asarray(which))
+        # One size, so that a product is rounded alike whatever the other queries do.
+        size = -(-queries.size // _PARTS)
+        which = np.resize(which, (-(-which.size // size), size))
+        for part in which:
+            self.references = screen.refer(self.problem, self.references, self.residual, jnp.asarray(part))
 
     def _grow(self, bound: np.ndarray) -> None:
         """Take in blocks of columns until none that scores beyond `bound [Q]` is left outside."""
@@ -185,15 +187,17 @@ class _Solver:
         self.coef, self.before = (jnp.pad(c, ((0, 0), (0, more), (0, 0), (0, 0))) for c in (self.coef, self.before))
         log.debug("working sets of up to %d columns", self.working.room * BLOCK)
 
-    def _check(self, bound: Array) -> None:
-        """Score the columns outside of the working sets, in units of `bound [Q, F+1]`."""
-        self.score, settled = screen.screen(
-            self.problem, self.references, self.working, self.residual, bound, self.most
-        )
+    def _check(self, bound: Array, queries: np.ndarray) -> None:
+        """Score the columns outside of the working sets of some queries, in units of `bound [Q, F+1]`."""
+        asked = jnp.asarray(queries)[:, None]
+        bound = jnp.where(asked, bound, jnp.inf)
+        score, settled = screen.screen(self.problem, self.references, self.working, self.residual, bound, self.most)
         if (unsettled := ~np.asarray(settled)).any():
             self._refer(unsettled)
             exact = screen.score(self.problem, self.references, self.working, bound)
-            self.score = jnp.where(jnp.asarray(unsettled)[:, None], exact, self.score)
+            score = jnp.where(jnp.asarray(unsettled)[:, None], exact, score)
+        # The others keep theirs: what they take in next must not depend on how long these take.
+        self.score = jnp.where(asked, score, self.score)
 
     def solve(self, penalty: np.ndarray, last: list[np.ndarray], active: np.ndarray) -> np.ndarray:
         """Solve at `penalty [Q]`, after the penalties `last`; return which queries met a tolerance."""
@@ -239,7 +243,7 @@ class _Solver:
             self.passes += np.asarray(passes)
             # Columns outside may be pulled as strongly as those inside were when the tolerance was met.
             bound = jnp.maximum(steepest, (lam + slack)[:, None])
-            self._check(jnp.where(jnp.asarray(pending)[:, None], bound, jnp.inf))
+            self._check(bound, pending)
             pending = pending & np.asarray(self.score.max(axis=1) > 1)
             if not pending.any():
                 return met
@@ -324,3 +328,15 @@ def solve_near(
         query, place = np.nonzero(coef[:, -1])
         fit[query, index[query, place]] = coef[query, -1, place]
     return fits, met
+
+
+def fit_near(problem: Problem, penalty: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Fit `Q` problems without folds at one `penalty [Q]` each, from `near [Q, P]`; units of the standardised target.
+
+    Raises:
+      RuntimeError: if a fit does not meet the tolerance.
+    """
+    fits, met = solve_near(problem, penalty[None], near[None])
+    if not met.all():
+        raise RuntimeError(f"the LASSO did not converge for {int((~met).sum())} of {met.size} fits")
+    return fits[0]

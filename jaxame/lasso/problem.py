@@ -172,7 +172,7 @@ def make_problem(
     Args:
       columns: the design, `M` rows.
       targets: `[M, Q]` float64, any unit; non-finite entries are left out of their query.
-      weight: `[M]` row weights, none negative.
+      weight: `[M]` row weights, none negative, or `[M, Q]` for every query its own.
       z: `[M, D]` unpenalised columns.
       fold: `[M]` fold of each row, or None for no cross-validation.
       factor: `[P]` positive penalty factors, used as they are; default 1. An infinite one keeps its column out.
@@ -184,7 +184,7 @@ def make_problem(
       A `Problem`; the standardisation is done in float64.
     """
     finite = np.isfinite(targets).T
-    w = np.where(finite, np.asarray(weight, np.float64), 0.0)
+    w = np.where(finite, np.asarray(weight, np.float64).T, 0.0)
     w = w / w.sum(axis=1, keepdims=True)
     y, unit = _standardise(np.where(finite, targets.T, 0.0), w, z, _RESOLUTION[np.dtype(dtype).name])
     rows = np.full(targets.shape[0], -1) if fold is None else np.asarray(fold)
