@@ -14,6 +14,7 @@ from jaxame import checks, environment, leftout
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
 from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns, pair_products
+from jaxame.interactions import refit_with_products
 from jaxame.lasso import (
     CrossValidation,
     assign_folds,
@@ -24,6 +25,7 @@ from jaxame.lasso import (
     one_step,
     refit,
 )
+from jaxame.penalties import check_prior, cross_validate_weighted
 from jaxame.types import Progress, Status, silent, submodel_status
 
 # Streams of a design's key besides its rows, which are numbered from 0.
@@ -55,6 +57,9 @@ def ame(
     law: Law,
     coding: str = "auto",
     paired: bool = False,
+    prior: ArrayLike | None = None,
+    adaptive: bool = False,
+    interactions: bool = False,
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
@@ -74,6 +79,12 @@ def ame(
       law: inclusion law, for example `Grid((.2, .4, .6, .8))`.
       coding: see `jaxame.design.sample_design`.
       paired: likewise. Pairs help where sources interact or saturate, and cost a little where they only add up.
+      prior: `[N]` or `[Q, N]` scores >= 0, any unit, larger for sources that are more likely to matter: the LASSO
+        penalises these less, by up to 4 times either way, for the queries whose cross-validated error falls by that.
+        Values only; the selection does not use it.
+      adaptive: penalise each source in inverse proportion to its first coefficient (Zou 2006). Values only. Pays where
+        submodels are many, see `experiments/estimator_ablation.py`.
+      interactions: refit the values with products of the chosen sources' memberships, see `jaxame.interactions`.
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default from `key`.
       folds: of the cross-validation; default 10, or the number of rows (or pairs) if that is smaller.
@@ -98,6 +109,9 @@ def ame(
     return estimate_ame(
         design,
         utilities,
+        prior=prior,
+        adaptive=adaptive,
+        interactions=interactions,
         copies=copies,
         knockoff_key=knockoff_key,
         folds=folds,
@@ -180,6 +194,9 @@ def estimate_ame(
     design: Design,
     utilities: ArrayLike,
     *,
+    prior: ArrayLike | None = None,
+    adaptive: bool = False,
+    interactions: bool = False,
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
@@ -193,6 +210,9 @@ def estimate_ame(
       design: `M` rows over `N` sources.
       utilities: `[M, Q]`, any unit. A non-finite entry leaves its row out for that query; `Attribution.check` says so
         if that is not harmless.
+      prior: see `ame`.
+      adaptive: see `ame`.
+      interactions: see `ame`.
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default the design's.
       folds: of the cross-validation; default 10, or the number of rows (or pairs) if that is smaller.
@@ -208,13 +228,19 @@ def estimate_ame(
     """
     folds = _check_options(design, copies, knockoff_key, folds)
     targets = _check_utilities(utilities, design.num_submodels)
+    scores = None if prior is None else check_prior(prior, targets.shape[1], design.num_sources)
     coding = code(design)
     regression = coding.weight, coding.z
     fold_key = jax.random.key(0) if design.key is None else design.key
     fold_key = jax.random.fold_in(fold_key, _FOLD_STREAM)
     fold = np.asarray(assign_folds(fold_key, design.num_submodels, folds, design.units if design.paired else None))
-    problem = make_problem(mask_columns(design, coding), targets, *regression, fold)
-    fit = cross_validate(problem, devices=devices, progress=progress)
+    columns = mask_columns(design, coding)
+    fit, factor = cross_validate_weighted(
+        lambda factor: make_problem(columns, targets, *regression, fold, factor=factor),
+        lambda problem: cross_validate(problem, devices=devices, progress=progress),
+        scores,
+        adaptive,
+    )
     entry = entry_sign = np.zeros((targets.shape[1], 1, design.num_sources))
     converged = fit.converged
     if copies:
@@ -229,9 +255,14 @@ def estimate_ame(
     squared = exact_operator(design, dataclasses.replace(coding, low=coding.low**2, high=coding.high**2))
     cross = pair_products(design, coding) if design.paired else None
     step = one_step(x, squared, cross, targets, fit.coef_1se, *regression, coding.second_moment)
-    gaps, violations = np.moveaxis(_certificates(x, coding, targets, fit), 2, 0)
+    gaps, violations = np.moveaxis(_certificates(x, coding, targets, fit, factor), 2, 0)
+    values = coding.scale * _relaxed(design, coding, targets, fit.coef_1se)
+    if interactions:
+        values = np.stack(
+            [refit_with_products(design, coding, y, of_query)[0] for y, of_query in zip(targets.T, values, strict=True)]
+        )
     return Attribution(
-        values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
+        values=values,
         stderr=coding.scale * step.stderr,
         status=_status(design, targets, converged & (gaps.max(axis=1) <= _LARGEST_GAP)),
         lasso_min=coding.scale * fit.coef_min,
@@ -250,6 +281,9 @@ def estimate_ame(
             "law": repr(design.law),
             "coding": design.coding,
             "paired": design.paired,
+            "prior": scores is not None,
+            "adaptive": adaptive,
+            "interactions": interactions,
             "num_submodels": design.num_submodels,
             "num_sources": design.num_sources,
             "folds": folds,
@@ -294,12 +328,18 @@ def _check_utilities(utilities: ArrayLike, num_rows: int) -> np.ndarray:
     return targets
 
 
-def _certificates(x: LinearOperator, coding: Coding, targets: np.ndarray, fit: CrossValidation) -> np.ndarray:
+def _certificates(
+    x: LinearOperator, coding: Coding, targets: np.ndarray, fit: CrossValidation, factor: np.ndarray | None
+) -> np.ndarray:
     """Gap and violation of every query's fits at `lambda_min` and `lambda_1se`, `[Q, 2, 2]`."""
     fits = ((fit.coef_min, fit.at_min), (fit.coef_1se, fit.at_1se))
+    factors = [None] * targets.shape[1] if factor is None else factor
     return np.array(
         [
-            [certify(x, y, coef[q], fit.penalty[at[q], q], coding.weight, coding.z) for coef, at in fits]
+            [
+                certify(x, y, coef[q], fit.penalty[at[q], q], coding.weight, coding.z, factor=factors[q])
+                for coef, at in fits
+            ]
             for q, y in enumerate(targets.T)
         ]
     )

@@ -198,6 +198,10 @@ def test_about_says_what_was_run(result):
     assert about == {
         "law": repr(GRID),
         "coding": "weighted",
+        "paired": False,
+        "prior": False,
+        "adaptive": False,
+        "interactions": False,
         "num_submodels": M,
         "num_sources": N,
         "folds": FOLDS,

@@ -23,7 +23,7 @@ LAYERS = [
     ("design",),
     ("games", "submodels"),
     ("queries", "features", "lasso"),
-    ("knockoffs", "leftout", "inference"),
+    ("knockoffs", "leftout", "inference", "penalties", "interactions"),
     ("attribution",),
     ("estimators",),
     ("hierarchy", "baselines", "metrics"),
