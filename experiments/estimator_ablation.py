@@ -203,7 +203,12 @@ def summarise(errors: dict[tuple[str, int, str], list[float]]) -> list[dict[str,
     for (game, num_rows, option), own in errors.items():
         base = errors[game, num_rows, "shapley, default" if "shapley" in option else "paper"]
         ratio, ratio_se = _ratio(np.array(own), np.array(base))
-        cell = {"game": game, "M": num_rows, "option": option, "l2_error": float(np.sqrt(max(np.mean(own), 0.0)))}
+        cell = {
+            "game": game,
+            "M": num_rows,
+            "option": option,
+            "l2_error": float(np.sqrt(max(float(np.mean(own)), 0.0))),
+        }
         found.append(cell | {"ratio": ratio, "ratio_se": ratio_se, "replicates": len(own)})
     return found
 
