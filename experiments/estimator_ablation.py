@@ -264,6 +264,8 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
         axis.set_title(name)
         axis.set_yticks(range(len(options)), options)
     axes[0, 0].invert_yaxis()
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
     for axis in axes[-1]:
         axis.set_xlabel("error, relative to the paper's")
     handles, labels = axes[0, 0].get_legend_handles_labels()
