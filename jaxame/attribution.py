@@ -169,6 +169,32 @@ class Attribution:
         tail = {"two-sided": 2 * stats.norm.sf(np.abs(z)), "greater": stats.norm.sf(z), "less": stats.norm.cdf(z)}
         return tail[alternative]
 
+    def efficient(self, total: np.ndarray) -> np.ndarray:
+        """Return `values` shifted so that they sum to `total`, as Shapley values do (the axiom of efficiency).
+
+        What is missing is spread over all sources in proportion to their squared standard errors: the nearest values
+        that sum to `total`, in units of these errors. Costs two further evaluations of the game.
+
+        Args:
+          total: `[Q]` utility of all sources less that of none, in the unit of the query.
+
+        Returns:
+          `[Q, N]`, no longer zero for sources that the LASSO left out.
+
+        Raises:
+          ValueError: for a result that is not of `jaxame.shapley` or a uniform law, another shape, totals that are not
+            finite, and if there are no standard errors.
+        """
+        law = self.about["law"]
+        checks.require(law.startswith("TruncatedUniform"), "a result under TruncatedUniform, of Shapley values", law)
+        total = np.asarray(total, np.float64)
+        checks.require(total.shape == (self.num_queries,), f"total [{self.num_queries}]", checks.describe(total))
+        checks.require(bool(np.isfinite(total).all()), "total finite", total)
+        variance = self._with_stderr() ** 2
+        variance = np.where(variance.any(axis=1, keepdims=True), variance, 1.0)
+        missing = total - self.values.sum(axis=1)
+        return self.values + (missing / variance.sum(axis=1))[:, None] * variance
+
     def _with_stderr(self) -> np.ndarray:
         checks.require(self.stderr is not None, "standard errors, which this estimator has not", "None")
         assert self.stderr is not None

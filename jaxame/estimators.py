@@ -14,6 +14,7 @@ from jaxame import checks, environment, inference, leftout
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
 from jaxame.features import Coding, MaskColumns, code, exact_columns, exact_operator, mask_columns
+from jaxame.interactions import refit_with_products
 from jaxame.lasso import (
     CrossValidation,
     assign_folds,
@@ -23,6 +24,7 @@ from jaxame.lasso import (
     make_problem,
     refit,
 )
+from jaxame.penalties import check_prior, cross_validate_weighted
 from jaxame.randomisation import randomisation_p_values
 from jaxame.types import Progress, Status, silent, submodel_status
 
@@ -50,6 +52,9 @@ class Game(Protocol):
 class Options(TypedDict, total=False):
     """Options of an estimate, which `ame` and `shapley` hand on to `estimate_ame`."""
 
+    prior: ArrayLike | None
+    adaptive: bool
+    interactions: bool
     copies: int
     draws: int
     statistic: str
@@ -191,6 +196,9 @@ def estimate_ame(
     design: Design,
     utilities: ArrayLike,
     *,
+    prior: ArrayLike | None = None,
+    adaptive: bool = False,
+    interactions: bool = False,
     copies: int = 4,
     draws: int = 1,
     statistic: str = "entry",
@@ -209,6 +217,12 @@ def estimate_ame(
       design: `M` rows over `N` sources.
       utilities: `[M, Q]`, any unit. A non-finite entry leaves its row out for that query; `Attribution.check` says so
         if that is not harmless.
+      prior: `[N]` or `[Q, N]` scores >= 0, any unit, larger for sources that are more likely to matter: the LASSO
+        penalises these less, by up to 4 times either way, for the queries whose cross-validated error falls by that.
+        Values only; the selection does not use it.
+      adaptive: penalise each source in inverse proportion to its first coefficient (Zou 2006). Values only. Pays where
+        submodels are many, see `experiments/estimator_ablation.py`.
+      interactions: refit the values with products of the chosen sources' memberships, see `jaxame.interactions`.
       copies: knockoff copies for `Attribution.select`; 0 for none.
       draws: of these copies; what several agree on depends less on chance (`jaxame.knockoffs.select_by_e_values`).
       statistic: what knockoffs compete by: "entry", the penalty at which a column enters the LASSO path, or
@@ -231,21 +245,26 @@ def estimate_ame(
     """
     folds = _check_options(design, copies, draws, statistic, knockoff_key, redraws, intervals, contrasts, folds)
     targets = _check_utilities(utilities, design.num_submodels, contrasts)
+    scores = None if prior is None else check_prior(prior, targets.shape[1], design.num_sources)
     coding = code(design)
     regression = coding.weight, coding.z
     fold_key = jax.random.fold_in(jax.random.key(0) if design.key is None else design.key, _FOLD_STREAM)
     fold = np.asarray(assign_folds(fold_key, design.num_submodels, folds, design.units if design.paired else None))
-    problem = make_problem(mask_columns(design, coding), targets, *regression, fold)
-    keep_folds = intervals == "cross-fitted"
-    fit = cross_validate(problem, keep_folds=keep_folds, devices=devices, progress=progress)
+    columns, keep_folds = mask_columns(design, coding), intervals == "cross-fitted"
+    fit, factor = cross_validate_weighted(
+        lambda factor: make_problem(columns, targets, *regression, fold, factor=factor),
+        lambda problem: cross_validate(problem, keep_folds=keep_folds, devices=devices, progress=progress),
+        scores,
+        adaptive,
+    )
     importance, converged = np.zeros((targets.shape[1], draws, 1, design.num_sources)), fit.converged
     copy_key = design.key if knockoff_key is None else knockoff_key
     if copies:
         redrawn = redraw_masks(design, checks.typed_key(copy_key), draws * copies).reshape(
             draws, copies, design.num_submodels, -1
         )
-        columns = [mask_columns(design, coding, own) for own in redrawn]
-        parts = [_IMPORTANCE[statistic](own, targets, *regression, fold, devices, progress) for own in columns]
+        competing = [mask_columns(design, coding, own) for own in redrawn]
+        parts = [_IMPORTANCE[statistic](own, targets, *regression, fold, devices, progress) for own in competing]
         shape = (targets.shape[1], copies + 1, design.num_sources)
         importance = np.stack([found.reshape(shape) for found, _ in parts], axis=1)
         converged = np.all([converged, *(met for _, met in parts)], axis=0)
@@ -253,9 +272,13 @@ def estimate_ame(
     if redraws:
         p_values = randomisation_p_values(design, targets, checks.typed_key(copy_key), redraws)
     step = inference.estimate(intervals, design, coding, targets, fit, fold)
-    gaps, violations = np.moveaxis(_certificates(exact_operator(design, coding), coding, targets, fit), 2, 0)
+    gaps, violations = np.moveaxis(_certificates(exact_operator(design, coding), coding, targets, fit, factor), 2, 0)
+    values = coding.scale * _relaxed(design, coding, targets, fit.coef_1se)
+    if interactions:
+        refitted = [refit_with_products(design, coding, y, own)[0] for y, own in zip(targets.T, values, strict=True)]
+        values = np.stack(refitted)
     return Attribution(
-        values=coding.scale * _relaxed(design, coding, targets, fit.coef_1se),
+        values=values,
         stderr=coding.scale * step.stderr,
         status=_status(design, targets, converged & (gaps.max(axis=1) <= _LARGEST_GAP)),
         lasso_min=coding.scale * fit.coef_min,
@@ -276,6 +299,9 @@ def estimate_ame(
             "law": repr(design.law),
             "coding": design.coding,
             "paired": design.paired,
+            "prior": scores is not None,
+            "adaptive": adaptive,
+            "interactions": interactions,
             "num_submodels": design.num_submodels,
             "num_sources": design.num_sources,
             "folds": folds,
@@ -341,9 +367,12 @@ def _check_options(
     contrasts: ArrayLike | None = None,
     folds: int | None = None,
     devices: Sequence[jax.Device] | None = None,
+    prior: ArrayLike | None = None,
+    adaptive: bool = False,
+    interactions: bool = False,
 ) -> int:
-    """Check the options of an estimate and return the number of folds."""
-    del devices
+    """Check the options of an estimate, but for those of its values, and return the number of folds."""
+    del devices, prior, adaptive, interactions
     checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
     checks.count(copies, "copies", 0)
     checks.count(draws, "draws")
@@ -391,12 +420,18 @@ def _weighted_sums(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.stack(sums, axis=1) if sums else np.zeros((len(targets), 0))
 
 
-def _certificates(x: LinearOperator, coding: Coding, targets: np.ndarray, fit: CrossValidation) -> np.ndarray:
+def _certificates(
+    x: LinearOperator, coding: Coding, targets: np.ndarray, fit: CrossValidation, factor: np.ndarray | None
+) -> np.ndarray:
     """Gap and violation of every query's fits at `lambda_min` and `lambda_1se`, `[Q, 2, 2]`."""
     fits = ((fit.coef_min, fit.at_min), (fit.coef_1se, fit.at_1se))
+    factors = [None] * targets.shape[1] if factor is None else factor
     return np.array(
         [
-            [certify(x, y, coef[q], fit.penalty[at[q], q], coding.weight, coding.z) for coef, at in fits]
+            [
+                certify(x, y, coef[q], fit.penalty[at[q], q], coding.weight, coding.z, factor=factors[q])
+                for coef, at in fits
+            ]
             for q, y in enumerate(targets.T)
         ]
     )

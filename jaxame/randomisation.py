@@ -60,7 +60,7 @@ def _penalty(problem: Problem, coding: Coding, num_sources: int) -> np.ndarray:
 
 def _without(problem: Problem, penalty: np.ndarray, coef: np.ndarray, query: int, source: int) -> np.ndarray:
     """LASSO coefficients `[N]` of one query without one source."""
-    factor = problem.penalty.factor.at[source].set(jnp.inf)
+    factor = problem.penalty.factor.at[:, source].set(jnp.inf)
     one = slice(query, query + 1)
     alone = dataclasses.replace(
         problem,

@@ -23,7 +23,7 @@ LAYERS = [
     ("design",),
     ("games", "submodels"),
     ("queries", "features", "lasso"),
-    ("knockoffs", "leftout", "inference", "randomisation"),
+    ("knockoffs", "leftout", "inference", "randomisation", "penalties", "interactions"),
     ("attribution",),
     ("estimators",),
     ("hierarchy", "baselines", "metrics"),

@@ -35,12 +35,14 @@ def _take(problem: Problem, start: int, size: int) -> Problem:
     query = np.arange(start, start + size)
     index = jnp.asarray(np.minimum(query, problem.y.shape[0] - 1))
     missing = jnp.asarray(query >= problem.y.shape[0])
+    factor = problem.penalty.factor
     return dataclasses.replace(
         problem,
         y=jnp.where(missing[:, None], 0.0, problem.y[index]),
         weight=problem.weight[index],
         z_inverse=problem.z_inverse[index],
         unit=jnp.where(missing, 0.0, problem.unit[index]),
+        penalty=dataclasses.replace(problem.penalty, factor=factor[index] if len(factor) > 1 else factor),
     )
 
 

@@ -209,7 +209,7 @@ def cross_validate(
     fit = run(side_by_side, sharing.copy(), admm.QUERIES_AT_ONCE) if sharing.any() else None
     if not sharing.all():
         rest = run(one_by_one, ~sharing, QUERIES_AT_ONCE)
-        fit = rest if fit is None else _either(sharing, fit, rest)
+        fit = rest if fit is None else either(sharing, fit, rest)
     assert fit is not None
     return _polish(problem, fit, tolerance, devices)
 
@@ -261,7 +261,7 @@ def _together(parts: list[CrossValidation], num_queries: int) -> CrossValidation
     return CrossValidation(**fields)
 
 
-def _either(first: np.ndarray, yes: CrossValidation, no: CrossValidation) -> CrossValidation:
+def either(first: np.ndarray, yes: CrossValidation, no: CrossValidation) -> CrossValidation:
     """Take the queries of one result where `first [Q]`, else those of the other."""
     fields: dict[str, Any] = {}
     for name in _PER_PENALTY + _PER_QUERY:

@@ -141,7 +141,7 @@ class _Solver:
         self.problem = problem
         # The descent does not see the columns, so it is compiled once for designs of any width.
         no_columns = DenseColumns(jnp.zeros((0, problem.y.shape[1]), problem.y.dtype))
-        factor = jnp.zeros(0, problem.y.dtype)
+        factor = jnp.zeros((1, 0), problem.y.dtype)
         self.rows = dataclasses.replace(
             problem, columns=no_columns, penalty=dataclasses.replace(problem.penalty, factor=factor)
         )

@@ -3,7 +3,7 @@ r"""The family of LASSO problems that is solved as one batch.
 For query `q` and fold `f`, with training weights `w_i` (zero where row `i` is left out for `q` or held out by `f`) that
 sum to 1, over `b` in `R^P` and `g` in `R^D`,
 
-    minimise  sum_i w_i (y_i - z_i g - x_i b)^2 / 2  +  lam_q sum_j c_j (l |b_j| + (1 - l) b_j^2 / 2).              (1)
+    minimise  sum_i w_i (y_i - z_i g - x_i b)^2 / 2  +  lam_q sum_j c_qj (l |b_j| + (1 - l) b_j^2 / 2).             (1)
 
 `g` is unpenalised and eliminated: every residual below is orthogonal to `Z` in the training weights. `c` are penalty
 factors and `l` mixes LASSO (1) and ridge; `b >= 0` may be asked for.
@@ -74,7 +74,7 @@ class Penalty:
     """The penalty of (1) but for `lam`.
 
     Attributes:
-      factor: `[P]` penalty factors `c`, positive; infinite keeps a column out.
+      factor: `[1, P]`, or `[Q, P]` if queries differ: penalty factors `c`, positive; infinite keeps a column out.
       l1_ratio: `[]` the mixture `l`, in (0, 1].
       least: `[]` smallest value of a coefficient: minus infinity, or 0 for non-negative ones.
     """
@@ -82,6 +82,10 @@ class Penalty:
     factor: Array
     l1_ratio: Array
     least: Array
+
+    def of_query(self, number: Array) -> Float[Array, "P"]:
+        """Penalty factors of one query."""
+        return self.factor[number if self.factor.shape[0] > 1 else 0]
 
 
 @jax.tree_util.register_dataclass
@@ -175,7 +179,8 @@ def make_problem(
       weight: `[M]` row weights, none negative, or `[M, Q]` for every query its own.
       z: `[M, D]` unpenalised columns.
       fold: `[M]` fold of each row, or None for no cross-validation.
-      factor: `[P]` positive penalty factors, used as they are; default 1. An infinite one keeps its column out.
+      factor: `[P]`, or `[Q, P]` for every query its own: positive penalty factors, used as they are; default 1. An
+        infinite one keeps its column out.
       l1_ratio: share of the L1 part in the penalty, in (0, 1].
       positive: no coefficient may be negative.
       dtype: of the solver. float64 needs `jax.enable_x64`.
@@ -195,7 +200,7 @@ def make_problem(
     return Problem(
         columns=columns,
         penalty=Penalty(
-            factor=jnp.ones(columns.num_columns, dtype) if factor is None else jnp.asarray(factor, dtype),
+            factor=jnp.atleast_2d(jnp.asarray(np.ones(columns.num_columns) if factor is None else factor, dtype)),
             l1_ratio=jnp.asarray(l1_ratio, dtype),
             least=jnp.asarray(0.0 if positive else -jnp.inf, dtype),
         ),

@@ -126,11 +126,11 @@ def screen(
       whether all that (1) leaves open were computed.
     """
     penalty, weight = problem.penalty, problem.training_weight()
-    l1 = penalty.l1_ratio * penalty.factor
     *shares, off = _combination(references.residual, jnp.sqrt(weight) * residual)
 
     def one(query: tuple[Array, ...]) -> tuple[Array, Array]:
-        first, second, gradients, off, bound, rows, own = query
+        number, first, second, gradients, off, bound, rows, own = query
+        l1 = penalty.l1_ratio * penalty.of_query(number)
 
         def problem_by_problem(b: Array, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
             pulled = pull(first[b] * gradients[0, b] + second[b] * gradients[1, b], penalty.least)
@@ -148,10 +148,11 @@ def screen(
 
     def one_or_none(query: tuple[Array, ...]) -> tuple[Array, Array]:
         none = jnp.zeros_like(references.norm), jnp.bool_(True)
-        return jax.lax.cond(jnp.isfinite(query[4]).any(), lambda: one(query), lambda: none)
+        return jax.lax.cond(jnp.isfinite(query[5]).any(), lambda: one(query), lambda: none)
 
     own = working.index.reshape(off.shape[0], -1)
-    return jax.lax.map(one_or_none, (*shares, references.gradient, off, bound, weight * residual, own))
+    numbers = jnp.arange(off.shape[0])
+    return jax.lax.map(one_or_none, (numbers, *shares, references.gradient, off, bound, weight * residual, own))
 
 
 @jax.jit

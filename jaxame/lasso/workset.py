@@ -92,7 +92,7 @@ def append(problem: Problem, working: WorkingSet, added: Int[Array, "Q K"], grow
         left = jnp.einsum("kk->k", gram[:, -1]) > 100 * jnp.finfo(x.dtype).eps * own
         x, z_part = jnp.where(left[:, None], x, 0.0), jnp.where(left, z_part, 0.0)
         gram = jnp.where(left[:, None, None] & left, gram, 0.0)
-        factor = jnp.take(problem.penalty.factor, added[query], mode="fill", fill_value=1.0)
+        factor = jnp.take(problem.penalty.of_query(query), added[query], mode="fill", fill_value=1.0)
         return x, gram, z_part, factor
 
     def put(working: WorkingSet, query: Array) -> WorkingSet:

@@ -1,0 +1,201 @@
+"""Options of the estimate: penalty factors from a prior or a first fit, products of memberships, efficiency."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import FOLDS, GRID, M, N, Stacked
+from sklearn.linear_model import Lasso
+
+import jaxame
+from jaxame.design import Beta, TruncatedUniform, sample_design
+from jaxame.features import code, exact_columns
+from jaxame.games import Additive, Majority, Saturating, Threshold, UnanimitySum
+from jaxame.interactions import refit_with_products
+from jaxame.lasso import DenseColumns, assign_folds, certify, cross_validate, make_problem, refit
+from jaxame.penalties import adaptive_factors, prior_factors
+
+WEIGHTS = np.where(np.arange(N) < 6, np.arange(1.0, N + 1), 0.0)
+GAMES = (Additive(WEIGHTS), Threshold(N, [2, 5, 11], 2), Saturating(N, range(8, 16), 1.5, 3.0), Majority(N, range(5)))
+GAME, Q = Stacked(GAMES), len(GAMES)
+
+
+@pytest.fixture(scope="module")
+def design():
+    return sample_design(jax.random.key(2), GRID, num_submodels=M, num_sources=N)
+
+
+@pytest.fixture(scope="module")
+def noisy(design):
+    exact = np.asarray(GAME(None, design.masks()), np.float64)
+    return exact + np.random.default_rng(3).normal(size=exact.shape) * exact.std(axis=0)
+
+
+def estimate(design, utilities, **options):
+    return jaxame.estimate_ame(design, utilities, copies=0, folds=FOLDS, **options)
+
+
+@pytest.fixture(scope="module")
+def plain(design, noisy):
+    return estimate(design, noisy)
+
+
+@pytest.fixture(scope="module")
+def adaptive(design, noisy):
+    return estimate(design, noisy, adaptive=True)
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_every_query_may_have_its_own_factors(monkeypatch, side_by_side):
+    if not side_by_side:
+        monkeypatch.setattr("jaxame.lasso.admm.MOST_BYTES", 0)
+    rng = np.random.default_rng(0)
+    x, factor = rng.normal(size=(120, 40)), rng.uniform(0.5, 2.0, (2, 40))
+    factor[1, 3] = np.inf
+    targets = x[:, :3].sum(axis=1)[:, None] + rng.normal(size=(120, 2))
+    fold, rows = np.asarray(assign_folds(jax.random.key(0), 120, 4)), (np.ones(120), np.ones((120, 1)))
+    columns = DenseColumns(x=jnp.asarray(x.T, jnp.float32))
+    both = cross_validate(make_problem(columns, targets, *rows, fold, factor=factor))
+    for q in range(2):
+        alone = cross_validate(make_problem(columns, targets[:, [q]], *rows, fold, factor=factor[q]))
+        np.testing.assert_allclose(both.coef_min[q], alone.coef_min[0], atol=1e-4)
+        penalty = both.penalty[both.at_min[q], q]
+        gaps = [certify(x, targets[:, q], both.coef_min[q], penalty, *rows, factor=f)[0] for f in factor]
+        assert gaps[q] < 1e-4 < 10 * 1e-4 < gaps[1 - q]
+
+
+def test_factors_by_hand():
+    scores = np.array([[0.0, 1.0, 3.0, 0.0], [100.0, 100.0, 100.0, 100.0]])
+    np.testing.assert_allclose(prior_factors(scores), [[4.0, 1.0, 1 / 3, 4.0], [1.0] * 4])
+    np.testing.assert_allclose(prior_factors(7 * scores), prior_factors(scores))
+    np.testing.assert_allclose(
+        adaptive_factors(np.array([[-2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])), [[1.0, 2.0, 1000.0], [1.0, 1.0, 1.0]]
+    )
+
+
+def test_adaptive_fits_agree_with_scikit_learn(design, noisy, plain, adaptive):
+    """`c |b|` is `|c b|` on the column divided by `c`; the intercepts per `p` are taken off beforehand."""
+    adaptive.check()
+    coding, factor = code(design), adaptive_factors(plain.lasso_min)
+    x, root = exact_columns(design, coding, np.arange(N)), np.sqrt(coding.weight / coding.weight.sum())[:, None]
+    z = root * coding.z
+    for q in range(Q):
+        penalty = adaptive.cv_penalty[np.nanargmin(adaptive.cv_error[:, q]), q]
+        both = np.column_stack([root * x / factor[q], root[:, 0] * noisy[:, q]])
+        both = (both - z @ np.linalg.lstsq(z, both)[0]) * np.sqrt(M)
+        peer = Lasso(alpha=penalty, fit_intercept=False, tol=1e-10, max_iter=100_000).fit(both[:, :-1], both[:, -1])
+        np.testing.assert_allclose(
+            adaptive.lasso_min[q], peer.coef_ / factor[q], atol=2e-3 * np.abs(adaptive.lasso_min[q]).max()
+        )
+        largest = np.abs(plain.lasso_min[q]).max()
+        assert np.abs(adaptive.lasso_min[q] - plain.lasso_min[q]).max() > 5e-3 * largest  # another problem
+
+
+def error(values):
+    return np.sqrt(((values - GAME.ame(GRID)) ** 2).sum(axis=1) / (GAME.ame(GRID) ** 2).sum(axis=1))
+
+
+def test_a_prior_that_knows_helps_and_one_that_errs_costs_little(design, noisy):
+    few = dataclasses.replace(design, p=design.p[:48], packed=design.packed[:48])
+    truth = np.abs(GAME.ame(GRID))
+    errors = {}
+    for name, prior in {"none": None, "good": truth, "wrong": truth.max(axis=1, keepdims=True) - truth}.items():
+        result = estimate(few, noisy[:48], prior=prior).check()
+        errors[name], errors[name, "cv"] = error(result.values), np.nanmin(result.cv_error, axis=0)
+    assert errors["good"].mean() < errors["none"].mean()
+    for name in ("good", "wrong"):  # taken only where the cross-validated error falls
+        assert (errors[name, "cv"] <= errors["none", "cv"] * (1 + 1e-6)).all()
+    kept = np.isclose(errors["wrong", "cv"], errors["none", "cv"])
+    assert kept.any()
+    np.testing.assert_allclose(errors["wrong"][kept], errors["none"][kept])
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (np.ones(N + 1), r"needs prior \[24\] or \[4, 24\]; got \[25\]"),
+        (np.ones((2, N)), r"needs prior \[24\] or \[4, 24\]; got \[2, 24\]"),
+        (-np.ones(N), "needs finite scores >= 0 in prior"),
+        (np.full(N, np.nan), "needs finite scores >= 0 in prior"),
+        (np.zeros(N), "needs a positive score for every query in prior"),
+    ],
+)
+def test_bad_priors_are_refused(design, noisy, prior, message):
+    with pytest.raises(ValueError, match=message):
+        estimate(design, noisy, prior=prior)
+
+
+@pytest.mark.parametrize("law", [GRID, TruncatedUniform(0.05), Beta(4, 6)], ids=["grid", "uniform", "beta"])
+@pytest.mark.parametrize("coding", ["ame", "centered", "weighted"])
+def test_games_of_an_order_that_is_fitted_are_exact(law, coding):
+    own = sample_design(jax.random.key(4), law, num_submodels=300, num_sources=N, coding=coding)
+    for game in (GAMES[1], UnanimitySum(N, [(2,), (2, 5), (5, 11)], [2.0, -1.5, 3.0])):
+        utility = np.asarray(game(None, own.masks()), np.float64)[:, 0]
+        truth = game.ame(law)
+        values, order = refit_with_products(own, code(own), utility, truth)
+        assert order > 1
+        np.testing.assert_allclose(values, truth, atol=1e-9)
+        linear, order = refit_with_products(own, code(own), utility, truth, max_order=1)
+        assert order == 1
+        assert np.abs(linear - truth).max() > 1e-3
+
+
+def test_an_order_that_is_too_low_adds_no_bias():
+    """The mean over designs is the closed form, where products of pairs alone could not give it."""
+    game, draws = Threshold(N, range(6), 5), []
+    truth = game.ame(GRID)
+    for repeat in range(60):
+        own = sample_design(jax.random.key(repeat), GRID, num_submodels=400, num_sources=N)
+        utility = np.asarray(game(None, own.masks()), np.float64)[:, 0]
+        values, order = refit_with_products(own, code(own), utility, truth, max_order=2)
+        assert order == 2
+        draws.append(values[:6])
+    draws = np.array(draws)
+    stderr = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
+    assert (np.abs(draws.mean(axis=0) - truth[:6]) < 4 * stderr + 5e-3 * truth[0]).all()
+    assert (stderr < 0.02 * truth[0]).all()
+
+
+def test_without_rows_for_products_it_is_least_squares(design, noisy):
+    few = dataclasses.replace(design, p=design.p[:60], packed=design.packed[:60])
+    coding, support = code(few), np.arange(12)
+    values, order = refit_with_products(few, coding, noisy[:60, 0], np.where(np.arange(N) < 12, 1.0, 0.0))
+    assert order == 1
+    np.testing.assert_allclose(
+        values[:12], refit(exact_columns(few, coding, support), noisy[:60, 0], coding.weight, coding.z)
+    )
+
+
+def test_interactions_are_an_option_of_the_estimate(design):
+    exact = np.asarray(GAME(None, design.masks()), np.float64)
+    exact[7, 1] = np.nan
+    result, plain = (estimate(design, exact, interactions=interactions) for interactions in (True, False))
+    assert result.about["interactions"]
+    np.testing.assert_array_equal(result.lasso_1se, plain.lasso_1se)
+    np.testing.assert_allclose(result.values[1], GAMES[1].ame(GRID), atol=1e-6)
+    assert np.abs(plain.values[1] - GAMES[1].ame(GRID)).max() > 1e-3
+
+
+def test_efficient_values_are_the_nearest_that_sum_up():
+    own = sample_design(jax.random.key(5), TruncatedUniform(0.01), num_submodels=M, num_sources=N)
+    utilities = np.asarray(GAME(None, own.masks()), np.float64)
+    result = estimate(own, utilities)
+    ends = np.asarray(GAME(None, np.array([[False] * N, [True] * N])), np.float64)
+    found = result.efficient(ends[1] - ends[0])
+    np.testing.assert_allclose(found.sum(axis=1), ends[1] - ends[0])
+    assert result.stderr is not None
+    for q in range(1, Q):  # any other change that sums to zero goes further, in units of the standard errors
+        step = (found[q] - result.values[q]) / result.stderr[q] ** 2
+        np.testing.assert_allclose(step, step[0])
+    missing = ends[1] - ends[0] - result.values.sum(axis=1)
+    assert (np.abs(missing[1:]) > 1e-4).all()
+    for total, message in ((np.zeros(Q + 1), "needs total"), (np.full(Q, np.nan), "needs total finite")):
+        with pytest.raises(ValueError, match=message):
+            result.efficient(total)
+
+
+def test_efficiency_is_of_shapley_values_only(plain):
+    with pytest.raises(ValueError, match="needs a result under TruncatedUniform"):
+        plain.efficient(np.zeros(Q))
