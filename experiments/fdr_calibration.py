@@ -7,7 +7,7 @@ Every replicate plants `k` sources anew among `N = 500` and adds normal noise of
 Ten replicates of every game share a design and its copies, so standard errors are those of the means over designs.
 `fdr` is the mean false discovery proportion, 0 where nothing is selected; `power` the mean share of the planted sources
 that are selected; `precision_planted` the mean share of planted ones among the selected, where there are any. The
-majority game has an odd number of members, `k + 1`. Designs are of independent rows.
+majority game has an odd number of members, `k + 1`. Designs are of independent rows, or of antithetic pairs.
 """
 
 import dataclasses
@@ -51,6 +51,8 @@ class Settings:
     """Numbers of rows."""
     copies: tuple[int, ...] = (1, 4)
     """Numbers of knockoff copies."""
+    kinds: tuple[str, ...] = ("independent", "paired")
+    """Kinds of design."""
     smoke: bool = False
     """Two designs of 500 rows, four copies; ends with an error if the rate is far too high or nothing is found."""
     json: Path | None = None
@@ -79,10 +81,10 @@ def plant(design: Design, rng: np.random.Generator) -> Planted:
     return Planted(utilities + rng.normal(size=utilities.shape) * utilities.std(axis=0) / 2, names, members)
 
 
-def replicates(num_submodels: int, copies: int, number: int) -> Iterator[dict[str, Any]]:
+def replicates(kind: str, num_submodels: int, copies: int, number: int) -> Iterator[dict[str, Any]]:
     """Yield what every selection on design `number` finds."""
-    key = jax.random.fold_in(jax.random.key(SEED), number)
-    design = sample_design(key, LAW, num_submodels=num_submodels, num_sources=NUM_SOURCES)
+    key, paired = jax.random.fold_in(jax.random.key(SEED), number), kind == "paired"
+    design = sample_design(key, LAW, num_submodels=num_submodels, num_sources=NUM_SOURCES, paired=paired)
     planted = plant(design, np.random.default_rng([SEED, number]))
     coding = code(design)
     columns = mask_columns(design, coding, redraw_masks(design, key, copies))
@@ -93,7 +95,7 @@ def replicates(num_submodels: int, copies: int, number: int) -> Iterator[dict[st
         for fdr, method in itertools.product(LEVELS[k, copies], knockoffs.METHODS):
             chosen = knockoffs.select(np.abs(entry), fdr, method).indices
             right = np.isin(chosen, members).sum()
-            cell = {"game": game, "design": "independent", "k": k, "M": num_submodels, "q": fdr, "copies": copies}
+            cell = {"game": game, "design": kind, "k": k, "M": num_submodels, "q": fdr, "copies": copies}
             share = right / chosen.size if chosen.size else np.nan
             yield cell | {"method": method, "number": number, "precision": share, "power": right / len(members)}
 
@@ -126,10 +128,10 @@ def main(settings: Settings) -> dict[str, Any]:
     if settings.smoke:
         settings = dataclasses.replace(settings, designs=2, submodels=(500,), copies=(4,))
     found, begin = [], time.perf_counter()
-    for num_submodels, copies in itertools.product(settings.submodels, settings.copies):
+    for num_submodels, copies, kind in itertools.product(settings.submodels, settings.copies, settings.kinds):
         for number in range(settings.designs):
-            found += list(replicates(num_submodels, copies, number))
-        print(f"M = {num_submodels}, {copies} copies: done", flush=True)
+            found += list(replicates(kind, num_submodels, copies, number))
+        print(f"M = {num_submodels}, {copies} copies, {kind} rows: done", flush=True)
     cells = summarise(found)
     if settings.smoke:
         check(cells)
@@ -147,12 +149,26 @@ def check(cells: list[dict[str, Any]]) -> None:
 
 
 def draw(cells: list[dict[str, Any]], path: Path) -> None:
-    """Draw the false discovery rate and the power of knockoff+ in every cell."""
-    strict = [cell for cell in cells if cell["method"] == "knockoff+"]
+    """Draw the false discovery rate and the power of knockoff+ in every cell: two rows of panels per kind of design."""
+    kinds = list(dict.fromkeys(cell["design"] for cell in cells))
+    figure = plt.figure(figsize=(15, 1 + 5 * len(kinds)), layout="constrained")
+    parts = np.atleast_1d(figure.subfigures(len(kinds), 1))
+    for part, kind in zip(parts, kinds, strict=True):
+        part.suptitle(f"{kind} rows")
+        own = [cell for cell in cells if cell["method"] == "knockoff+" and cell["design"] == kind]
+        axes = _panels(part, own)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def _panels(figure: Any, cells: list[dict[str, Any]]) -> np.ndarray:
+    """Draw a column of panels per game and `k`; return the axes."""
     kinds = [(game, k) for game in GAMES for k in (10, 30)]
-    figure, axes = plt.subplots(2, len(kinds), figsize=(15, 5.5), sharex=True, sharey="row", layout="constrained")
+    axes = figure.subplots(2, len(kinds), sharex=True, sharey="row")
     for column, (game, k) in zip(axes.T, kinds, strict=True):
-        own = [cell for cell in strict if (cell["game"], cell["k"]) == (game, k)]
+        own = [cell for cell in cells if (cell["game"], cell["k"]) == (game, k)]
         for copies, fdr in sorted({(cell["copies"], cell["q"]) for cell in own}):
             line = [cell for cell in own if (cell["copies"], cell["q"]) == (copies, fdr)]
             style = {"marker": "o" if copies == 1 else "s", "color": _COLOURS[fdr], "mfc": "w" if copies == 1 else None}
@@ -168,10 +184,7 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
         column[1].minorticks_off()
     axes[0, 0].set_ylabel("false discovery rate\n(bars: 3 standard errors)")
     axes[1, 0].set_ylabel("power")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return axes
 
 
 _COLOURS = {0.05: "#0072b2", 0.1: "#d55e00", 0.2: "#009e73"}

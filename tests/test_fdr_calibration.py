@@ -61,6 +61,6 @@ def test_small_run_writes_records_and_a_figure(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     cells = json.loads((tmp_path / "records.json").read_text())["records"]
     levels = sum(len(levels) for (_, copies), levels in fdr_calibration.LEVELS.items() if copies == 4)
-    assert len(cells) == 3 * 2 * levels  # games, methods
+    assert len(cells) == 2 * 3 * 2 * levels  # kinds of design, games, methods
     assert all(cell["replicates"] == 20 for cell in cells)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
