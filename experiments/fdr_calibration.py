@@ -152,7 +152,7 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     """Draw the false discovery rate and the power of knockoff+ in every cell: two rows of panels per kind of design."""
     kinds = list(dict.fromkeys(cell["design"] for cell in cells))
     figure = plt.figure(figsize=(15, 1 + 5 * len(kinds)), layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(len(kinds), 1))
+    parts = figure.subfigures(len(kinds), 1, squeeze=False)[:, 0]
     for part, kind in zip(parts, kinds, strict=True):
         part.suptitle(f"{kind} rows")
         own = [cell for cell in cells if cell["method"] == "knockoff+" and cell["design"] == kind]
