@@ -80,7 +80,7 @@ def plant(design: Design, rng: np.random.Generator) -> Planted:
     drawn = [_make(name, rng) for name in names]
     masks = np.asarray(design.masks())
     exact = np.concatenate([np.asarray(game(None, masks), np.float64) for game in drawn], axis=1)
-    truth = np.concatenate([game.ame(design.law) for game in drawn])
+    truth = np.stack([game.ame(design.law) for game in drawn])
     return Planted(exact + rng.normal(size=exact.shape) * exact.std(axis=0) / 2, names, truth)
 
 
