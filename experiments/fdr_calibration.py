@@ -7,7 +7,8 @@ Every replicate plants `k` sources anew among `N = 500` and adds normal noise of
 Ten replicates of every game share a design and its copies, so standard errors are those of the means over designs.
 `fdr` is the mean false discovery proportion, 0 where nothing is selected; `power` the mean share of the planted sources
 that are selected; `precision_planted` the mean share of planted ones among the selected, where there are any. The
-majority game has an odd number of members, `k + 1`. Designs are of independent rows, or of antithetic pairs.
+majority game has an odd number of members, `k + 1`. Designs are of independent rows, or of antithetic pairs. Paths
+have 50 penalties, which orders the entries as 100 do: the power was the same to .001 on three designs of 2,000 rows.
 """
 
 import dataclasses
@@ -89,7 +90,7 @@ def replicates(kind: str, num_submodels: int, copies: int, number: int) -> Itera
     coding = code(design)
     columns = mask_columns(design, coding, redraw_masks(design, key, copies))
     problem = make_problem(columns, planted.utilities, coding.weight, coding.z, None)
-    path = entry_path(problem, devices=jax.local_devices())
+    path = entry_path(problem, num_penalties=50, devices=jax.local_devices())
     entries = path.penalty.reshape(-1, copies + 1, NUM_SOURCES)
     for (game, k), members, entry in zip(planted.names, planted.members, entries, strict=True):
         for fdr, method in itertools.product(LEVELS[k, copies], knockoffs.METHODS):

@@ -31,7 +31,7 @@ class EntryPath:
 def entry_path(
     problem: Problem,
     *,
-    num_penalties: int = 50,
+    num_penalties: int = 100,
     min_ratio: float = 0.05,
     max_support: int | None = None,
     tolerance: Tolerance = TOLERANCE,
