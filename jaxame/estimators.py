@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
-from jaxame import checks, environment, leftout
+from jaxame import checks, environment, leftout, reweight
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
 from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns, pair_products
@@ -180,6 +180,7 @@ def estimate_ame(
     design: Design,
     utilities: ArrayLike,
     *,
+    law: Law | None = None,
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
@@ -193,6 +194,8 @@ def estimate_ame(
       design: `M` rows over `N` sources.
       utilities: `[M, Q]`, any unit. A non-finite entry leaves its row out for that query; `Attribution.check` says so
         if that is not harmless.
+      law: the target law; by default the design's. For another one rows are weighted anew (`jaxame.reweight`), and the
+        result's `about` says how many rows of that law they are worth.
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default the design's.
       folds: of the cross-validation; default 10, or the number of rows (or pairs) if that is smaller.
@@ -204,11 +207,14 @@ def estimate_ame(
       An `Attribution`, values `[Q, N]` in the unit of the utilities.
 
     Raises:
-      ValueError: for a bad argument, utilities of another shape, or fewer than two finite rows for a query.
+      ValueError: for a bad argument, utilities of another shape, fewer than two finite rows for a query, or a law that
+        the design's rows do not overlap with.
     """
     folds = _check_options(design, copies, knockoff_key, folds)
+    law = design.law if law is None else law
+    overlap = None if law == design.law else reweight.overlap(design, law)
     targets = _check_utilities(utilities, design.num_submodels)
-    coding = code(design)
+    coding = code(design) if overlap is None else reweight.code(design, overlap)
     regression = coding.weight, coding.z
     fold_key = jax.random.key(0) if design.key is None else design.key
     fold_key = jax.random.fold_in(fold_key, _FOLD_STREAM)
@@ -247,7 +253,7 @@ def estimate_ame(
         entry=entry,
         entry_sign=entry_sign,
         about={
-            "law": repr(design.law),
+            "law": repr(law),
             "coding": design.coding,
             "paired": design.paired,
             "num_submodels": design.num_submodels,
@@ -256,6 +262,7 @@ def estimate_ame(
             "copies": copies,
             "versions": environment.versions(),
             "game": dict(about or {}),
+            **({} if overlap is None else {"reweighted": {"from": repr(design.law), **overlap.about()}}),
         },
     )
 

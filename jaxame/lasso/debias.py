@@ -38,7 +38,7 @@ def one_step(
         rows are independent.
       targets: `[M, Q]`; non-finite entries leave their row out for that query.
       coef: `[Q, P]` the fits.
-      weight: `[M]` row weights.
+      weight: `[M]` row weights; a row of weight 0 does not count.
       z: `[M, D]` unpenalised columns.
       second_moment: `[M]` expected square of a column's entry in each row.
 
@@ -46,7 +46,7 @@ def one_step(
       Javanmard and Montanari, JMLR 15, 2014; Bellec and Zhang, Bernoulli 28(2), 2022 (the adjustment for `df`); White,
       Econometrica 48(4), 1980 (the sandwich); Liang and Zeger, Biometrika 73(1), 1986 (with clusters).
     """
-    kept = np.isfinite(targets)
+    kept = np.isfinite(targets) & (weight > 0)[:, None]
     units = kept if cross is None else np.logical_or.reduceat(kept, np.arange(0, len(kept), 2))
     num_units = units.sum(axis=0)
     root = np.sqrt(np.where(kept, weight[:, None], 0.0))
