@@ -1,6 +1,7 @@
 """The whole chain: design, utilities, regression, selection."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
-from jaxame import checks, environment, leftout, reweight
+from jaxame import checks, environment, leftout, reweight, stopping
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
 from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns, pair_products
@@ -55,6 +56,8 @@ def ame(
     law: Law,
     coding: str = "auto",
     paired: bool = False,
+    stop: stopping.Rule | None = None,
+    max_submodels: int | None = None,
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
@@ -70,10 +73,14 @@ def ame(
       game: maps masks to utilities; attribute `num_sources` is `N`.
       key: one typed key; decides everything.
       num_submodels: `M >= 2`; about `4.5 k ln N / R2` find `k` sources among `N` if a share `R2` of the utility's
-        variance given `p` is linear in the sources.
+        variance given `p` is linear in the sources (`jaxame.planning`). With `stop`, those of the first round.
       law: inclusion law, for example `Grid((.2, .4, .6, .8))`.
       coding: see `jaxame.design.sample_design`.
       paired: likewise. Pairs help where sources interact or saturate, and cost a little where they only add up.
+      stop: a rule of `jaxame.stopping`. The design is then extended, by half of itself in every round, until the rule
+        holds; earlier rows are kept, and the result is the one for the final number of submodels, with the rounds in
+        its `about`.
+      max_submodels: the most that `stop` may take; needed unless the rule itself limits them.
       copies: knockoff copies for `Attribution.select`; 0 for none.
       knockoff_key: key of the copies; by default from `key`.
       folds: of the cross-validation; default 10, or the number of rows (or pairs) if that is smaller.
@@ -91,20 +98,29 @@ def ame(
       Lin et al., "Measuring the Effect of Training Data on Deep Learning Predictions via Randomized Experiments", ICML
       2022, Algorithm 1.
     """
-    num_sources = _num_sources(game)
-    design = sample_design(key, law, num_submodels=num_submodels, num_sources=num_sources, coding=coding, paired=paired)
-    _check_options(design, copies, knockoff_key, folds)
-    utilities = evaluate(game, design, progress=progress)
-    return estimate_ame(
-        design,
-        utilities,
-        copies=copies,
-        knockoff_key=knockoff_key,
-        folds=folds,
-        devices=devices,
-        about=getattr(game, "about", None),
-        progress=progress,
-    )
+    draw = functools.partial(sample_design, key, law, num_sources=_num_sources(game), coding=coding, paired=paired)
+    _check_options(draw(num_submodels=num_submodels), copies, knockoff_key, folds)
+    utilities: list[np.ndarray] = []
+
+    def estimate(number: int) -> Attribution:
+        design = draw(num_submodels=number)
+        utilities.append(evaluate(game, design, start=sum(map(len, utilities)), progress=progress))
+        return estimate_ame(
+            design,
+            np.concatenate(utilities),
+            copies=copies,
+            knockoff_key=knockoff_key,
+            folds=folds,
+            devices=devices,
+            about=getattr(game, "about", None),
+            progress=progress,
+        )
+
+    if stop is None:
+        checks.require(max_submodels is None, "max_submodels only with stop", max_submodels)
+        return estimate(num_submodels)
+    maximum = stopping.largest(stop, num_submodels, max_submodels, copies)
+    return stopping.run(estimate, stop, num_submodels, maximum)
 
 
 def shapley(
@@ -114,6 +130,8 @@ def shapley(
     num_submodels: int,
     eps: float = 0.01,
     paired: bool = False,
+    stop: stopping.Rule | None = None,
+    max_submodels: int | None = None,
     copies: int = 4,
     knockoff_key: jax.Array | None = None,
     folds: int | None = None,
@@ -134,6 +152,8 @@ def shapley(
         num_submodels=num_submodels,
         law=TruncatedUniform(eps),
         paired=paired,
+        stop=stop,
+        max_submodels=max_submodels,
         copies=copies,
         knockoff_key=knockoff_key,
         folds=folds,
@@ -142,35 +162,39 @@ def shapley(
     )
 
 
-def evaluate(game: Game, design: Design, *, key: jax.Array | None = None, progress: Progress = silent) -> np.ndarray:
-    """Evaluate a game on every row of a design.
+def evaluate(
+    game: Game, design: Design, *, key: jax.Array | None = None, start: int = 0, progress: Progress = silent
+) -> np.ndarray:
+    """Evaluate a game on the rows of a design.
 
     Args:
       game: maps masks to utilities.
       design: `M` rows over the game's sources.
       key: the game's randomness on row `i` depends on it and on `i` only; by default the design's.
+      start: the first row, below `M`.
       progress: called after every chunk.
 
     Returns:
-      Utilities `[M, Q]`.
+      Utilities `[M - start, Q]`.
 
     Raises:
-      ValueError: if the game's sources are not those of the design, there is no key, or the game returns another shape
-        than `[m, Q]`.
+      ValueError: if the game's sources are not those of the design, there is no key or no such row, or the game returns
+        another shape than `[m, Q]`.
     """
     key = design.key if key is None else key
     checks.require(_num_sources(game) == design.num_sources, f"{design.num_sources} sources", game.num_sources)
     game_key = jax.random.fold_in(checks.typed_key(key), _GAME_STREAM)
     num_rows = design.num_submodels
     chunk = checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
+    checks.require(checks.count(start, "start", 0) < num_rows, f"start below {num_rows}", start)
     parts: list[np.ndarray] = []
-    for start in range(0, num_rows, chunk):
-        stop = min(start + chunk, num_rows)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(start, stop))
-        part = np.asarray(game(keys, design.masks(start, stop)))
+    for first in range(start, num_rows, chunk):
+        stop = min(first + chunk, num_rows)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(first, stop))
+        part = np.asarray(game(keys, design.masks(first, stop)))
         width = parts[0].shape[1] if parts else "Q"
-        agrees = part.ndim == 2 and part.shape[0] == stop - start and width in ("Q", part.shape[1])
-        checks.require(agrees, f"the game to return [{stop - start}, {width}]", list(part.shape))
+        agrees = part.ndim == 2 and part.shape[0] == stop - first and width in ("Q", part.shape[1])
+        checks.require(agrees, f"the game to return [{stop - first}, {width}]", list(part.shape))
         parts.append(part)
         progress("train", stop, num_rows)
     return np.concatenate(parts)
