@@ -4,18 +4,23 @@ The chain is `design -> submodels -> utilities -> regression -> selection`; `ame
 """
 
 from jaxame.attribution import Attribution, AttributionError, load
+from jaxame.curves import EffectCurve, effect_curve
 from jaxame.estimators import ame, estimate_ame, evaluate, shapley
+from jaxame.foreign import foreign_design
 from jaxame.knockoffs import Selection
 from jaxame.types import Status
 
 __all__ = [
     "Attribution",
     "AttributionError",
+    "EffectCurve",
     "Selection",
     "Status",
     "ame",
+    "effect_curve",
     "estimate_ame",
     "evaluate",
+    "foreign_design",
     "load",
     "shapley",
 ]

@@ -1,6 +1,7 @@
 """The whole chain: design, utilities, regression, selection."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
@@ -10,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
-from jaxame import checks, environment, inference, leftout
+from jaxame import checks, environment, inference, leftout, reweight, stopping
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
 from jaxame.features import Coding, MaskColumns, code, exact_columns, exact_operator, mask_columns
@@ -74,6 +75,8 @@ def ame(
     law: Law,
     coding: str = "auto",
     paired: bool = False,
+    stop: stopping.Rule | None = None,
+    max_submodels: int | None = None,
     repeats: int = 0,
     progress: Progress = silent,
     **options: Unpack[Options],
@@ -87,10 +90,14 @@ def ame(
       game: maps masks to utilities; attribute `num_sources` is `N`.
       key: one typed key; decides everything.
       num_submodels: `M >= 2`; about `4.5 k ln N / R2` find `k` sources among `N` if a share `R2` of the utility's
-        variance given `p` is linear in the sources.
+        variance given `p` is linear in the sources (`jaxame.planning`). With `stop`, those of the first round.
       law: inclusion law, for example `Grid((.2, .4, .6, .8))`.
       coding: see `jaxame.design.sample_design`.
       paired: likewise. Pairs help where sources interact or saturate, and cost a little where they only add up.
+      stop: a rule of `jaxame.stopping`. The design is then extended, by half of itself in every round, until the rule
+        holds; earlier rows are kept, and the result is the one for the final number of submodels, with the rounds in
+        its `about`.
+      max_submodels: the most that `stop` may take; needed unless the rule itself limits them.
       repeats: subsets, the first of the design, on which the game is evaluated twice, so that
         `Attribution.training_variance` tells the noise of training from the effect of the subset.
       progress: called as each stage moves on.
@@ -107,16 +114,28 @@ def ame(
       Lin et al., "Measuring the Effect of Training Data on Deep Learning Predictions via Randomized Experiments", ICML
       2022, Algorithm 1.
     """
-    num_sources = _num_sources(game)
-    design = sample_design(key, law, num_submodels=num_submodels, num_sources=num_sources, coding=coding, paired=paired)
+    draw = functools.partial(sample_design, key, law, num_sources=_num_sources(game), coding=coding, paired=paired)
+    design = draw(num_submodels=num_submodels)
     checks.count(repeats, "repeats", 0)
     checks.require(repeats <= num_submodels, f"repeats to be at most the {num_submodels} submodels", repeats)
     _check_options(design, **options)
-    utilities = evaluate(game, design, progress=progress)
-    noise = _training_variance(game, design, utilities, repeats) if repeats else None
-    about = getattr(game, "about", None)
-    result = estimate_ame(design, utilities, about=about, progress=progress, **options)
-    return result if noise is None else dataclasses.replace(result, training_variance=noise)
+    utilities: list[np.ndarray] = []
+
+    def estimate(number: int) -> Attribution:
+        design = draw(num_submodels=number)
+        utilities.append(evaluate(game, design, start=sum(map(len, utilities)), progress=progress))
+        about = getattr(game, "about", None)
+        return estimate_ame(design, np.concatenate(utilities), about=about, progress=progress, **options)
+
+    if stop is None:
+        checks.require(max_submodels is None, "max_submodels only with stop", max_submodels)
+        result = estimate(num_submodels)
+    else:
+        maximum = stopping.largest(stop, num_submodels, max_submodels, options.get("copies", 4))
+        result = stopping.run(estimate, stop, num_submodels, maximum)
+    if not repeats:
+        return result
+    return dataclasses.replace(result, training_variance=_training_variance(game, design, utilities[0], repeats))
 
 
 def _training_variance(game: Game, design: Design, utilities: np.ndarray, repeats: int) -> np.ndarray:
@@ -133,6 +152,8 @@ def shapley(
     num_submodels: int,
     eps: float = 0.01,
     paired: bool = False,
+    stop: stopping.Rule | None = None,
+    max_submodels: int | None = None,
     repeats: int = 0,
     progress: Progress = silent,
     **options: Unpack[Options],
@@ -152,41 +173,47 @@ def shapley(
         num_submodels=num_submodels,
         law=law,
         paired=paired,
+        stop=stop,
+        max_submodels=max_submodels,
         repeats=repeats,
         progress=progress,
         **options,
     )
 
 
-def evaluate(game: Game, design: Design, *, key: jax.Array | None = None, progress: Progress = silent) -> np.ndarray:
-    """Evaluate a game on every row of a design.
+def evaluate(
+    game: Game, design: Design, *, key: jax.Array | None = None, start: int = 0, progress: Progress = silent
+) -> np.ndarray:
+    """Evaluate a game on the rows of a design.
 
     Args:
       game: maps masks to utilities.
       design: `M` rows over the game's sources.
       key: the game's randomness on row `i` depends on it and on `i` only; by default the design's.
+      start: the first row, below `M`.
       progress: called after every chunk.
 
     Returns:
-      Utilities `[M, Q]`.
+      Utilities `[M - start, Q]`.
 
     Raises:
-      ValueError: if the game's sources are not those of the design, there is no key, or the game returns another shape
-        than `[m, Q]`.
+      ValueError: if the game's sources are not those of the design, there is no key or no such row, or the game returns
+        another shape than `[m, Q]`.
     """
     key = design.key if key is None else key
     checks.require(_num_sources(game) == design.num_sources, f"{design.num_sources} sources", game.num_sources)
     game_key = jax.random.fold_in(checks.typed_key(key), _GAME_STREAM)
     num_rows = design.num_submodels
     chunk = checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
+    checks.require(checks.count(start, "start", 0) < num_rows, f"start below {num_rows}", start)
     parts: list[np.ndarray] = []
-    for start in range(0, num_rows, chunk):
-        stop = min(start + chunk, num_rows)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(start, stop))
-        part = np.asarray(game(keys, design.masks(start, stop)))
+    for first in range(start, num_rows, chunk):
+        stop = min(first + chunk, num_rows)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(first, stop))
+        part = np.asarray(game(keys, design.masks(first, stop)))
         width = parts[0].shape[1] if parts else "Q"
-        agrees = part.ndim == 2 and part.shape[0] == stop - start and width in ("Q", part.shape[1])
-        checks.require(agrees, f"the game to return [{stop - start}, {width}]", list(part.shape))
+        agrees = part.ndim == 2 and part.shape[0] == stop - first and width in ("Q", part.shape[1])
+        checks.require(agrees, f"the game to return [{stop - first}, {width}]", list(part.shape))
         parts.append(part)
         progress("train", stop, num_rows)
     return np.concatenate(parts)
@@ -196,6 +223,7 @@ def estimate_ame(
     design: Design,
     utilities: ArrayLike,
     *,
+    law: Law | None = None,
     prior: ArrayLike | None = None,
     adaptive: bool = False,
     interactions: bool = False,
@@ -217,6 +245,8 @@ def estimate_ame(
       design: `M` rows over `N` sources.
       utilities: `[M, Q]`, any unit. A non-finite entry leaves its row out for that query; `Attribution.check` says so
         if that is not harmless.
+      law: the target law; by default the design's. For another one rows are weighted anew (`jaxame.reweight`), and the
+        result's `about` says how many rows of that law they are worth.
       prior: `[N]` or `[Q, N]` scores >= 0, any unit, larger for sources that are more likely to matter: the LASSO
         penalises these less, by up to 4 times either way, for the queries whose cross-validated error falls by that.
         Values only; the selection does not use it.
@@ -241,12 +271,15 @@ def estimate_ame(
       An `Attribution`, values `[Q, N]` in the unit of the utilities.
 
     Raises:
-      ValueError: for a bad argument, utilities of another shape, or fewer than two finite rows for a query.
+      ValueError: for a bad argument, utilities of another shape, fewer than two finite rows for a query, or a law that
+        the design's rows do not overlap with.
     """
     folds = _check_options(design, copies, draws, statistic, knockoff_key, redraws, intervals, contrasts, folds)
     targets = _check_utilities(utilities, design.num_submodels, contrasts)
     scores = None if prior is None else check_prior(prior, targets.shape[1], design.num_sources)
-    coding = code(design)
+    law = design.law if law is None else law
+    overlap = None if law == design.law else reweight.overlap(design, law)
+    coding = code(design) if overlap is None else reweight.code(design, overlap)
     regression = coding.weight, coding.z
     fold_key = jax.random.fold_in(jax.random.key(0) if design.key is None else design.key, _FOLD_STREAM)
     fold = np.asarray(assign_folds(fold_key, design.num_submodels, folds, design.units if design.paired else None))
@@ -275,7 +308,8 @@ def estimate_ame(
     gaps, violations = np.moveaxis(_certificates(exact_operator(design, coding), coding, targets, fit, factor), 2, 0)
     values = coding.scale * _relaxed(design, coding, targets, fit.coef_1se)
     if interactions:
-        refitted = [refit_with_products(design, coding, y, own)[0] for y, own in zip(targets.T, values, strict=True)]
+        under = dataclasses.replace(design, law=law)
+        refitted = [refit_with_products(under, coding, y, own)[0] for y, own in zip(targets.T, values, strict=True)]
         values = np.stack(refitted)
     return Attribution(
         values=values,
@@ -296,7 +330,7 @@ def estimate_ame(
         training_variance=None,
         utility_variance=np.array([y[np.isfinite(y)].var(ddof=1) for y in targets.T]),
         about={
-            "law": repr(design.law),
+            "law": repr(law),
             "coding": design.coding,
             "paired": design.paired,
             "prior": scores is not None,
@@ -312,6 +346,7 @@ def estimate_ame(
             "intervals": intervals,
             "versions": environment.versions(),
             "game": dict(about or {}),
+            **({} if overlap is None else {"reweighted": {"from": repr(design.law), **overlap.about()}}),
         },
     )
 

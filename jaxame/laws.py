@@ -52,6 +52,15 @@ class Law(abc.ABC):
         """The values of `p` if there are finitely many, else None."""
         return None
 
+    def density(self, p: np.ndarray) -> np.ndarray:
+        """Return the density at `p [J]`, float64 `[J]`: 0 outside the support.
+
+        Raises:
+          ValueError: for a law that has none, such as one with finitely many values.
+        """
+        del p
+        raise ValueError(f"needs a law with a density, such as Beta(2, 3); got {self}")
+
     @property
     def symmetric(self) -> bool:
         """Whether `1 - p` follows the law too."""
@@ -199,6 +208,11 @@ class TruncatedUniform(Law):
         """Return points `[J]` and weights `[J]`: composite Gauss-Legendre in `logit p`."""
         return _logit_quadrature(1.0, 1.0, self.eps)
 
+    def density(self, p: np.ndarray) -> np.ndarray:
+        """Return the density at `p [J]`, float64 `[J]`: 0 outside `[eps, 1-eps]`."""
+        p = np.asarray(p, np.float64)
+        return np.where((p >= self.eps) & (p <= 1.0 - self.eps), 1.0 / (1.0 - 2.0 * self.eps), 0.0)
+
     def sample(self, key: jax.Array, tilted: bool = False) -> jax.Array:
         """Draw one `p` from `U(eps, 1-eps)`, or `logit p` from a uniform law if `tilted`; float32 scalar."""
         u = _open_uniform(key)
@@ -257,6 +271,15 @@ class Beta(Law):
         if self.eps == 0:
             return _jacobi_quadrature(self.a, self.b)
         return _logit_quadrature(self.a, self.b, self.eps)
+
+    def density(self, p: np.ndarray) -> np.ndarray:
+        """Return the density at `p [J]`, float64 `[J]`: 0 outside `[eps, 1-eps]`."""
+        p = np.asarray(p, np.float64)
+        low, high = special.betainc(self.a, self.b, (self.eps, 1.0 - self.eps))
+        inside = (p > 0) & (p < 1) & (p >= self.eps) & (p <= 1.0 - self.eps)
+        p = np.where(inside, p, 0.5)
+        log_density = special.xlogy(self.a - 1.0, p) + special.xlog1py(self.b - 1.0, -p)
+        return np.where(inside, np.exp(log_density - special.betaln(self.a, self.b)) / (high - low), 0.0)
 
     @property
     def fourth_moment(self) -> float:

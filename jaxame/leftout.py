@@ -30,15 +30,15 @@ def diagnose(p: np.ndarray, masks: np.ndarray, finite: np.ndarray) -> Status:
     if not out.any():
         return Status.OK
     # A source that matters is in more often where p is high, so p alone would be blamed for it: sources come first.
-    if _smallest_p_value(p[out], masks[out].sum(axis=0)) * masks.shape[1] < _LEVEL:
+    if inclusion_p_values(p[out], masks[out].sum(axis=0)).min() * masks.shape[1] < _LEVEL:
         return Status.LEFT_OUT_RELATED_TO_SOURCE
     if finite.any() and stats.ks_2samp(p[out], p[finite]).pvalue < _LEVEL:
         return Status.LEFT_OUT_RELATED_TO_P
     return Status.OK
 
 
-def _smallest_p_value(p: np.ndarray, times_in: np.ndarray) -> float:
-    """Two-sided Chernoff bound for `times_in [N]` as sums of Bernoulli(`p [m]`), the smallest over sources."""
+def inclusion_p_values(p: np.ndarray, times_in: np.ndarray) -> np.ndarray:
+    """Two-sided Chernoff bounds `[N]` for `times_in [N]` as sums of independent Bernoulli(`p [m]`)."""
     log_moment = np.log1p(p[:, None] * np.expm1(_TILTS)).sum(axis=0)
     log_tail = (log_moment[:, None] - _TILTS[:, None] * times_in).min(axis=0)
-    return float(min(1.0, 2 * np.exp(log_tail.min())))
+    return np.minimum(1.0, 2 * np.exp(np.minimum(log_tail, 0.0)))

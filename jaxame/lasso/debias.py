@@ -45,7 +45,7 @@ def one_step(design: Design, targets: np.ndarray, coef: np.ndarray, weight: np.n
       design: `M` rows, `P` columns.
       targets: `[M, Q]`; non-finite entries leave their row out for that query.
       coef: `[Q, P]` the fits.
-      weight: `[M]` row weights, or `[M, Q]` for every query its own.
+      weight: `[M]` row weights, or `[M, Q]` for every query its own; a row of weight 0 does not count.
 
     References:
       Javanmard and Montanari, JMLR 15, 2014; Bellec and Zhang, Bernoulli 28(2), 2022 (the adjustment for `df`); White,
