@@ -275,10 +275,10 @@ def estimate_ame(
         the design's rows do not overlap with.
     """
     folds = _check_options(design, copies, draws, statistic, knockoff_key, redraws, intervals, contrasts, folds)
-    targets = _check_utilities(utilities, design.num_submodels, contrasts)
-    scores = None if prior is None else check_prior(prior, targets.shape[1], design.num_sources)
     law = design.law if law is None else law
     overlap = None if law == design.law else reweight.overlap(design, law)
+    targets = _check_utilities(utilities, design.num_submodels, contrasts)
+    scores = None if prior is None else check_prior(prior, targets.shape[1], design.num_sources)
     coding = code(design) if overlap is None else reweight.code(design, overlap)
     regression = coding.weight, coding.z
     fold_key = jax.random.fold_in(jax.random.key(0) if design.key is None else design.key, _FOLD_STREAM)
