@@ -264,7 +264,7 @@ BAD = {
     "no design": (lambda: planning.estimate_r2(U, U), "a jaxame.design.Design"),
     "no variance": (lambda: planning.estimate_r2(DESIGN, 0 * U), "utilities of query 0 that vary given p; got none"),
     "few finite rows": (
-        lambda: planning.estimate_r2(DESIGN, np.where(np.arange(6)[:, None] < 2, U, np.nan)),
+        lambda: planning.estimate_r2(DESIGN, np.where(np.arange(8)[:, None] < 2, U, np.nan)),
         "finite rows for query 0; got 2",
     ),
     "no effects": (lambda: planning.planted_power(DESIGN, U, (), key=KEY), r"effects \[E\], finite"),
