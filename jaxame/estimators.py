@@ -237,8 +237,8 @@ def estimate_ame(
     folds = _check_options(design, copies, knockoff_key, folds)
     law = design.law if law is None else law
     overlap = None if law == design.law else reweight.overlap(design, law)
-    targets = _check_utilities(utilities, design.num_submodels)
     coding = code(design) if overlap is None else reweight.code(design, overlap)
+    targets = _check_utilities(utilities, coding.weight > 0)
     regression = coding.weight, coding.z
     fold_key = jax.random.key(0) if design.key is None else design.key
     fold_key = jax.random.fold_in(fold_key, _FOLD_STREAM)
@@ -314,11 +314,12 @@ def _check_options(design: Design, copies: int, knockoff_key: jax.Array | None, 
     return folds
 
 
-def _check_utilities(utilities: ArrayLike, num_rows: int) -> np.ndarray:
+def _check_utilities(utilities: ArrayLike, counts: np.ndarray) -> np.ndarray:
+    """Return utilities `[M, Q]` in float64; `counts [M]` says which rows have any weight."""
     targets = np.asarray(utilities, np.float64)
-    fits = targets.ndim == 2 and targets.shape[0] == num_rows and targets.shape[1] > 0
-    checks.require(fits, f"utilities [M={num_rows}, Q]", list(targets.shape))
-    num_finite = np.isfinite(targets).sum(axis=0)
+    fits = targets.ndim == 2 and targets.shape[0] == counts.size and targets.shape[1] > 0
+    checks.require(fits, f"utilities [M={counts.size}, Q]", list(targets.shape))
+    num_finite = np.isfinite(targets[counts]).sum(axis=0)
     worst = int(num_finite.argmin())
     needs = "at least 2 finite rows for every query"
     checks.require(bool(num_finite[worst] >= 2), needs, f"{num_finite[worst]} for query {worst}")
