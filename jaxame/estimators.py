@@ -277,9 +277,9 @@ def estimate_ame(
     folds = _check_options(design, copies, draws, statistic, knockoff_key, redraws, intervals, contrasts, folds)
     law = design.law if law is None else law
     overlap = None if law == design.law else reweight.overlap(design, law)
-    targets = _check_utilities(utilities, design.num_submodels, contrasts)
-    scores = None if prior is None else check_prior(prior, targets.shape[1], design.num_sources)
     coding = code(design) if overlap is None else reweight.code(design, overlap)
+    targets = _check_utilities(utilities, coding.weight > 0, contrasts)
+    scores = None if prior is None else check_prior(prior, targets.shape[1], design.num_sources)
     regression = coding.weight, coding.z
     fold_key = jax.random.fold_in(jax.random.key(0) if design.key is None else design.key, _FOLD_STREAM)
     fold = np.asarray(assign_folds(fold_key, design.num_submodels, folds, design.units if design.paired else None))
@@ -432,17 +432,17 @@ def _check_options(
     return folds
 
 
-def _check_utilities(utilities: ArrayLike, num_rows: int, contrasts: ArrayLike | None) -> np.ndarray:
-    """Return the utilities as float64 `[M, Q]`, those of the contrasts after them."""
+def _check_utilities(utilities: ArrayLike, counts: np.ndarray, contrasts: ArrayLike | None) -> np.ndarray:
+    """Return utilities `[M, Q]` in float64, those of the contrasts after them; `counts [M]` which rows have weight."""
     targets = np.asarray(utilities, np.float64)
-    fits = targets.ndim == 2 and targets.shape[0] == num_rows and targets.shape[1] > 0
-    checks.require(fits, f"utilities [M={num_rows}, Q]", list(targets.shape))
+    fits = targets.ndim == 2 and targets.shape[0] == counts.size and targets.shape[1] > 0
+    checks.require(fits, f"utilities [M={counts.size}, Q]", list(targets.shape))
     if contrasts is not None:
         weights = np.asarray(contrasts, np.float64)
         fits = weights.shape[1] == targets.shape[1]
         checks.require(fits, f"contrasts [C, Q={targets.shape[1]}]", list(weights.shape))
         targets = np.concatenate([targets, _weighted_sums(targets, weights)], axis=1)
-    num_finite = np.isfinite(targets).sum(axis=0)
+    num_finite = np.isfinite(targets[counts]).sum(axis=0)
     worst = int(num_finite.argmin())
     needs = "at least 2 finite rows for every query"
     checks.require(bool(num_finite[worst] >= 2), needs, f"{num_finite[worst]} for query {worst}")

@@ -10,7 +10,7 @@ from jaxame.design import Design, redraw_masks
 from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns
 from jaxame.lasso import Problem, fit_near, make_problem, refit
 
-_STREAM = 2**32 - 7
+_STREAM = 2**32 - 9
 
 
 def randomisation_p_values(design: Design, targets: np.ndarray, key: jax.Array, num_redraws: int) -> np.ndarray:

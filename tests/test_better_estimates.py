@@ -17,6 +17,8 @@ from jaxame.interactions import refit_with_products
 from jaxame.lasso import DenseColumns, assign_folds, certify, cross_validate, make_problem, refit
 from jaxame.penalties import adaptive_factors, prior_factors
 
+pytestmark = pytest.mark.slow  # under one version of Python
+
 WEIGHTS = np.where(np.arange(N) < 6, np.arange(1.0, N + 1), 0.0)
 GAMES = (Additive(WEIGHTS), Threshold(N, [2, 5, 11], 2), Saturating(N, range(8, 16), 1.5, 3.0), Majority(N, range(5)))
 GAME, Q = Stacked(GAMES), len(GAMES)

@@ -10,6 +10,8 @@ import jaxame
 from jaxame.design import PointMass, TruncatedUniform, sample_design
 from jaxame.games import Threshold, UnanimitySum
 
+pytestmark = pytest.mark.slow  # under one version of Python
+
 N, M = 12, 400
 GAME = Stacked((Threshold(N, [1, 2, 3], 2), UnanimitySum(N, [(0,), (1, 2), (3, 4, 5), (1, 7)], [1.0, -1.5, 3.0, 1.0])))
 SOURCES = [3, 0, 1, 9]

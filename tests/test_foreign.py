@@ -12,6 +12,8 @@ from jaxame.design import Beta, Grid, PointMass, TruncatedUniform, sample_design
 from jaxame.foreign import Empirical
 from jaxame.games import Additive, Threshold
 
+pytestmark = pytest.mark.slow  # under one version of Python
+
 KEY = jax.random.key(2)
 LAWS = {"grid": GRID, "uniform": TruncatedUniform(0.05), "beta": Beta(4, 6), "banzhaf": PointMass(0.5)}
 

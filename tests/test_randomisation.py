@@ -55,7 +55,7 @@ def test_p_values_are_the_formula():
     found = randomisation_p_values(design, targets, key, 99)[0]
     null = dataclasses.replace(design, num_sources=99)
     redrawn = np.unpackbits(
-        np.asarray(redraw_masks(null, jax.random.fold_in(key, 2**32 - 7), 1)[0]), axis=1, count=99, bitorder="little"
+        np.asarray(redraw_masks(null, jax.random.fold_in(key, 2**32 - 9), 1)[0]), axis=1, count=99, bitorder="little"
     )
     x, w = masks - p[:, None], 1 / (p * (1 - p))
     levels = (p[:, None] == np.unique(p)).astype(float)

@@ -15,6 +15,8 @@ from jaxame.games import Saturating, Threshold, UnanimitySum
 from jaxame.lasso import one_step
 from jaxame.lasso.debias import Design as StepDesign
 
+pytestmark = pytest.mark.slow  # under one version of Python
+
 KEY = jax.random.key(2)
 GAME = Stacked(
     (
@@ -187,3 +189,10 @@ def test_laws_without_overlap_are_refused(own, target, message):
     design = sample_design(KEY, own, num_submodels=M, num_sources=N)
     with pytest.raises(ValueError, match=message):
         jaxame.estimate_ame(design, "never looked at", law=target)
+
+
+def test_finite_rows_without_weight_are_not_enough():
+    design = sample_design(KEY, GRID, num_submodels=M, num_sources=N)
+    utilities = np.where(np.asarray(design.p)[:, None] == np.float32(0.4), np.nan, 1.0)
+    with pytest.raises(ValueError, match="at least 2 finite rows for every query; got 0 for query 0"):
+        jaxame.estimate_ame(design, utilities, law=PointMass(0.4))

@@ -11,6 +11,8 @@ import jaxame
 from jaxame.games import Additive
 from jaxame.stopping import CVError, Round, Rule, Seconds, StableSelection, Submodels, Verdict, Width
 
+pytestmark = pytest.mark.slow  # under one version of Python
+
 KEY = jax.random.key(2)
 NUM_QUERIES = 2
 
@@ -209,17 +211,17 @@ def test_no_more_submodels_than_the_rule_can_use():
 
 @pytest.mark.slow
 def test_a_growing_experiment_ends_at_the_width_asked_for():
-    found = jaxame.ame(Recorded(np.ones(N)), num_submodels=75, stop=Width(0.9), max_submodels=2000, **OPTIONS)
+    found = jaxame.ame(Recorded(np.ones(N)), num_submodels=75, stop=Width(1.3), max_submodels=2000, **OPTIONS)
     assert found.about["stopping"]["held"]
     lower, upper = found.interval()
-    assert (upper - lower).max() <= 0.9
+    assert (upper - lower).max() <= 1.3
     assert ((lower <= 1) & (upper >= 1)).mean() > 0.7
 
 
 @pytest.mark.slow
 def test_shapley_stops_when_its_selection_is_stable():
     weights = np.where(np.arange(N) < 6, 2.0, 0.0)
-    rule = StableSelection(0.1, rounds=2) | Submodels(600)
+    rule = StableSelection(0.1, rounds=2) | Submodels(170)
     found = jaxame.shapley(Recorded(weights), key=KEY, num_submodels=113, stop=rule, folds=5)
     assert found.about["stopping"]["held"]
     assert set(range(6)) <= set(found.select(0.1).indices)
