@@ -4,12 +4,18 @@ Question: do the intervals of `Attribution.interval` cover what they promise, fo
 with fewer, as many and more submodels than sources?
 
 Every replicate plants its sources anew among `N = 100` and adds normal noise of half the utility's standard deviation;
-ten replicates of every game share a design, so standard errors are those of the means over designs. The games: ten
+twenty replicates of every game share a design, so standard errors are those of the means over designs. The games: ten
 additive effects, ten sources that saturate together, and one in which all but twenty sources have an effect. True
 values are closed forms.
 
 `intervals` are "debiased" (the default) or "cross-fitted"; `zero` says whether a record is about the sources without an
 effect; `width` is the mean width in units of the standard deviation of the utility.
+
+`stopped` records are of experiments under the grid that grow from 150 to at most 400 rows, by a half in every round,
+until the widest interval is at most half a standard deviation of the utility (`jaxame.stopping.Width`; the deviation is
+that on 2,000 other subsets). Their `M` is the mean number of rows at the end.
+
+Cross-validation has five folds, and 50 penalties down to a twentieth of the first where rows are fixed in number.
 """
 
 import dataclasses
@@ -26,12 +32,12 @@ import tyro
 from scipy import stats
 
 from experiments import records
-from jaxame import cli, environment, games, inference
+from jaxame import cli, environment, estimate_ame, games, inference, stopping
 from jaxame.design import Beta, Design, Grid, Law, PointMass, TruncatedUniform, sample_design
 from jaxame.features import code, mask_columns
 from jaxame.lasso import assign_folds, cross_validate, make_problem
 
-NUM_SOURCES, SEED, PER_DESIGN, FOLDS, LEVEL = 100, 30, 10, 10, 0.95
+NUM_SOURCES, SEED, PER_DESIGN, FOLDS, LEVEL, NOISE = 100, 30, 20, 5, 0.95, 0.5
 LAWS: dict[str, Law] = {
     "grid": Grid((0.2, 0.4, 0.6, 0.8)),
     "TU(.05)": TruncatedUniform(0.05),
@@ -40,18 +46,19 @@ LAWS: dict[str, Law] = {
 }
 GAMES = ("additive", "saturating", "dense")
 KINDS = ("debiased", "cross-fitted")
+ROUNDS, WIDEST, STOPPED = (150, 225, 338, 400), 0.5, ("grid",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Settings of the experiment."""
 
-    designs: int = 50
-    """Of ten replicates of every game each."""
+    designs: int = 25
+    """Of twenty replicates of every game each."""
     submodels: tuple[int, ...] = (NUM_SOURCES // 4, NUM_SOURCES, 4 * NUM_SOURCES)
     """Numbers of rows."""
     smoke: bool = False
-    """Six designs of 100 rows under the grid; ends with an error if coverage is far from what is claimed."""
+    """Three designs of 100 rows, none stopped; ends with an error if coverage is far from what is claimed."""
     json: Path | None = None
     """File for the records."""
     figure: Path | None = None
@@ -59,11 +66,12 @@ class Settings:
 
 
 class Planted(NamedTuple):
-    """Utilities `[M, Q]`, the games they are of, and their AME `[Q, N]`."""
+    """Utilities `[M, Q]`, the games they are of, their AME `[Q, N]` and the utilities' standard deviation `[Q]`."""
 
     utilities: np.ndarray
     names: list[str]
     truth: np.ndarray
+    spread: np.ndarray
 
 
 def _make(name: str, rng: np.random.Generator) -> Any:
@@ -75,13 +83,19 @@ def _make(name: str, rng: np.random.Generator) -> Any:
 
 
 def plant(design: Design, rng: np.random.Generator) -> Planted:
-    """Draw games and evaluate them, ten of each kind."""
+    """Draw games and evaluate them, twenty of each kind."""
     names = [name for name in GAMES for _ in range(PER_DESIGN)]
     drawn = [_make(name, rng) for name in names]
-    masks = np.asarray(design.masks())
-    exact = np.concatenate([np.asarray(game(None, masks), np.float64) for game in drawn], axis=1)
+    other_key = jax.random.fold_in(jax.random.key(SEED + 1), rng.integers(2**31))
+    others = sample_design(other_key, design.law, num_submodels=2000, num_sources=NUM_SOURCES)
+    exact, reference = (
+        np.concatenate([np.asarray(game(None, masks), np.float64) for game in drawn], axis=1)
+        for masks in (np.asarray(design.masks()), np.asarray(others.masks()))
+    )
+    spread = reference.std(axis=0)
     truth = np.stack([game.ame(design.law) for game in drawn])
-    return Planted(exact + rng.normal(size=exact.shape) * exact.std(axis=0) / 2, names, truth)
+    noise = NOISE * spread * rng.normal(size=exact.shape)
+    return Planted(exact + noise, names, truth, np.hypot(1, NOISE) * spread)
 
 
 def replicates(law: str, num_submodels: int, number: int) -> Iterator[dict[str, Any]]:
@@ -92,32 +106,62 @@ def replicates(law: str, num_submodels: int, number: int) -> Iterator[dict[str, 
     coding = code(design)
     fold = np.asarray(assign_folds(key, num_submodels, FOLDS))
     problem = make_problem(mask_columns(design, coding), planted.utilities, coding.weight, coding.z, fold)
-    fit = cross_validate(problem, keep_folds=True, devices=jax.local_devices())
+    devices = jax.local_devices()
+    fit = cross_validate(problem, num_penalties=50, min_ratio=0.05, keep_folds=True, devices=devices)
     half = stats.norm.ppf((1 + LEVEL) / 2)
     for kind in KINDS:
         coef, stderr = inference.estimate(kind, design, coding, planted.utilities, fit, fold)
-        inside = np.abs(coding.scale * coef - planted.truth) <= half * coding.scale * stderr
-        width = 2 * half * coding.scale * stderr / planted.utilities.std(axis=0)[:, None]
-        for query, zero in itertools.product(range(len(planted.names)), (False, True)):
-            chosen = (planted.truth[query] == 0) == zero
-            cell = {"game": planted.names[query], "law": law, "M": num_submodels, "intervals": kind, "zero": zero}
-            share = {"coverage": inside[query, chosen].mean(), "width": width[query, chosen].mean()}
-            yield cell | share | {"number": number}
+        cell = {"law": law, "intervals": kind, "stopped": False, "number": number}
+        for query in range(len(planted.names)):
+            middle, reach = coding.scale * coef[query], half * coding.scale * stderr[query]
+            yield from _covered(planted, query, middle - reach, middle + reach, cell | {"M": num_submodels})
+
+
+def stopped(law: str, number: int) -> Iterator[dict[str, Any]]:
+    """Yield the coverage in every replicate on design `number`, each stopped where the rule holds for it."""
+    key = jax.random.fold_in(jax.random.key(SEED), number)
+    designs = [sample_design(key, LAWS[law], num_submodels=rows, num_sources=NUM_SOURCES) for rows in ROUNDS]
+    planted = plant(designs[-1], np.random.default_rng([SEED, number]))
+    results = [
+        estimate_ame(design, planted.utilities[:rows], copies=0, folds=FOLDS, devices=jax.local_devices())
+        for rows, design in zip(ROUNDS, designs, strict=True)
+    ]
+    history = [stopping.Round(result, 0.0) for result in results]
+    cell = {"law": law, "intervals": "debiased", "stopped": True, "number": number}
+    for query, spread in enumerate(planted.spread):
+        rule = stopping.Width(WIDEST * spread, LEVEL, query=query)
+        last = next((n for n in range(len(ROUNDS)) if rule(history[: n + 1]).holds), len(ROUNDS) - 1)
+        lower, upper = (bound[query] for bound in results[last].interval(LEVEL))
+        yield from _covered(planted, query, lower, upper, cell | {"M": ROUNDS[last]})
+
+
+def _covered(
+    planted: Planted, query: int, lower: np.ndarray, upper: np.ndarray, cell: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the coverage of a query's intervals `[N]`, of sources with an effect and without."""
+    truth = planted.truth[query]
+    inside, width = (lower <= truth) & (truth <= upper), (upper - lower) / planted.spread[query]
+    for zero in (False, True):
+        chosen = (truth == 0) == zero
+        share = {"coverage": inside[chosen].mean(), "width": width[chosen].mean()}
+        yield {"game": planted.names[query], "zero": zero} | cell | share
 
 
 def summarise(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a record per cell, with the standard error of the mean over designs."""
-    names = ("game", "law", "M", "intervals", "zero")
+    names = ("game", "law", "intervals", "zero", "stopped")
     cells: dict[tuple, list[dict[str, Any]]] = {}
     for one in found:
-        cells.setdefault(tuple(one[name] for name in names), []).append(one)
-    return [dict(zip(names, cell, strict=True)) | _of_cell(own) for cell, own in cells.items()]
+        number = None if one["stopped"] else one["M"]
+        cells.setdefault((*(one[name] for name in names), number), []).append(one)
+    return [dict(zip(names, cell, strict=False)) | _of_cell(own) for cell, own in cells.items()]
 
 
 def _of_cell(found: list[dict[str, Any]]) -> dict[str, float]:
     coverage, number = (np.array([one[name] for one in found]) for name in ("coverage", "number"))
     by_design = np.array([coverage[number == each].mean() for each in np.unique(number)])
     return {
+        "M": round(np.mean([one["M"] for one in found])),
         "coverage": float(coverage.mean()),
         "coverage_se": float(by_design.std(ddof=1) / np.sqrt(by_design.size)),
         "width": float(np.mean([one["width"] for one in found])),
@@ -129,12 +173,16 @@ def main(settings: Settings) -> dict[str, Any]:
     """Run all cells and return the records."""
     laws = tuple(LAWS)
     if settings.smoke:
-        settings, laws = dataclasses.replace(settings, designs=6, submodels=(NUM_SOURCES,)), laws[:1]
+        settings, laws = dataclasses.replace(settings, designs=3, submodels=(NUM_SOURCES,)), laws[:1]
     found, begin = [], time.perf_counter()
     for num_submodels, law in itertools.product(settings.submodels, laws):
         for number in range(settings.designs):
             found += list(replicates(law, num_submodels, number))
-        print(f"M = {num_submodels}, {law}: done", flush=True)
+        print(f"M = {num_submodels}, {law}: {time.perf_counter() - begin:.0f} s", flush=True)
+    for law in () if settings.smoke else STOPPED:
+        for number in range(settings.designs):
+            found += list(stopped(law, number))
+        print(f"stopped, {law}: {time.perf_counter() - begin:.0f} s", flush=True)
     cells = summarise(found)
     if settings.smoke:
         check(cells)
@@ -155,21 +203,23 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(
         2, len(GAMES), figsize=(11, 6), sharex=True, sharey=True, layout="constrained", squeeze=False
     )
+    rows = sorted({cell["M"] for cell in cells if not cell["stopped"]})
     for (row, zero), (column, game) in itertools.product(enumerate((False, True)), enumerate(GAMES)):
         panel = axes[row, column]
         panel.axhspan(0.93, 0.97, color="0.9")
         panel.axhline(LEVEL, color="0.5", linewidth=1)
         own = [cell for cell in cells if cell["game"] == game and cell["zero"] == zero]
         for (law, colour), kind in itertools.product(_COLOURS.items(), KINDS):
-            line = [cell for cell in own if (cell["law"], cell["intervals"]) == (law, kind)]
+            line = [cell for cell in own if (cell["law"], cell["intervals"]) == (law, kind) and not cell["stopped"]]
             style = {"color": colour, "marker": "o" if kind == "debiased" else "s"}
             style |= {"linestyle": "-" if kind == "debiased" else "--", "label": f"{law}, {kind}"}
-            panel.errorbar(
-                [c["M"] for c in line], [c["coverage"] for c in line], [2 * c["coverage_se"] for c in line], **style
-            )
+            panel.errorbar(*_points(line), **style)
+        panel.errorbar(
+            *_points([c for c in own if c["stopped"]]), color="black", marker="*", ms=9, label="grid, stopped"
+        )
         panel.set_title(f"{game}, {'no effect' if zero else 'with an effect'}")
         panel.set_xscale("log", base=2)
-        panel.set_xticks(sorted({cell["M"] for cell in cells}), [str(m) for m in sorted({cell["M"] for cell in cells})])
+        panel.set_xticks(rows, [str(number) for number in rows])
         panel.minorticks_off()
     for panel in axes[-1]:
         panel.set_xlabel(f"submodels (N = {NUM_SOURCES})")
@@ -179,6 +229,11 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _points(cells: list[dict[str, Any]]) -> list[list[float]]:
+    """Numbers of rows, coverages and two standard errors of these."""
+    return [[c["M"] for c in cells], [c["coverage"] for c in cells], [2 * c["coverage_se"] for c in cells]]
 
 
 _COLOURS = dict(zip(LAWS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))

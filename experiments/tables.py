@@ -73,7 +73,22 @@ def growth() -> str:
     )
 
 
-TABLES = {"demo": demo_table, "submodels": submodels_table, "lasso": lasso_table}
+def fdr_table() -> str:
+    """False discovery rate and power of knockoff+ in the stored run of `experiments.fdr_calibration`."""
+    run = json.loads((RESULTS / "fdr_calibration.cpu-2-cores.json").read_text())
+    own = [record for record in run["records"] if record["method"] == "knockoff+"]
+    settings = [(10, 0.2, 1), (10, 0.05, 4), (10, 0.1, 4), (30, 0.05, 4)]
+    lines = [["game", "rows", "submodels", *(f"k = {k}, q = {q:g}, c = {copies}" for k, q, copies in settings)]]
+    lines.append([":--", ":--", *["---:"] * (1 + len(settings))])
+    found = {tuple(r[name] for name in ("game", "design", "M", "k", "q", "copies")): r for r in own}
+    for start in dict.fromkeys(key[:3] for key in found):
+        cells = [found[(*start, *setting)] for setting in settings]
+        game, design, rows = start
+        lines.append([game, design, f"{rows:,}", *(f"{cell['fdr']:.3f} / {cell['power']:.2f}" for cell in cells)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+TABLES = {"fdr": fdr_table, "demo": demo_table, "submodels": submodels_table, "lasso": lasso_table}
 
 
 def updated(text: str) -> str:
