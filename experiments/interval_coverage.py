@@ -16,6 +16,11 @@ until the widest interval is at most half a standard deviation of the utility (`
 that on 2,000 other subsets). Their `M` is the mean number of rows at the end.
 
 Cross-validation has five folds, and 50 penalties down to a twentieth of the first where rows are fixed in number.
+
+Result (`results/interval_coverage.cpu-2-cores.json`, 500 replicates a cell, 883 s on two cores that also did other
+work): every one of the 150 cells covers between 93.2 and 96.5 %, also with a quarter as many rows as sources and after
+stopping. The lowest are the additive game with 25 rows (93.2 %, standard error .4) and the dense game under TU(.05)
+with 100 (debiased 93.4, cross-fitted 94.3 %).
 """
 
 import dataclasses
