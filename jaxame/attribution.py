@@ -15,8 +15,8 @@ from jaxame.knockoffs import Selection
 from jaxame.types import Status
 
 _FORMAT = "jaxame.Attribution"
-_FORMAT_VERSION = 2
-_OPTIONAL = ("stderr", "randomisation_p", "training_variance")
+_FORMAT_VERSION = 3
+_OPTIONAL = ("values_sd", "stderr", "randomisation_p", "training_variance")
 METHODS = (*knockoffs.METHODS, "bh", "bh-approximate")
 _EXPLAIN = {
     Status.NOT_CONVERGED: "the LASSO did not converge to the tolerance; its values and selection are approximate",
@@ -42,7 +42,10 @@ class Attribution:
     Adding source `i` to a random subset raises query `q` by `values[q, i]` on average, in the unit of the query.
 
     Attributes:
-      values: `[Q, N]` estimated AME: least squares on the sources in the LASSO at `lambda_1se`, zero for the others.
+      values: `[Q, N]` estimated AME: posterior means, by empirical Bayes, of what least squares on the sources in the
+        LASSO at `lambda_1se` and one step from there give (`jaxame.values`). The best guess of every source's effect;
+        for an unbiased one see `debiased`.
+      values_sd: `[Q, N]` posterior standard deviation of `values`, in its unit, or None if they are not shrunken.
       stderr: `[Q, N]` standard errors of `debiased`, in its unit, or None; see `interval`.
       status: `[Q]` one `jaxame.types.Status` per query; see `check`.
       lasso_min: `[Q, N]` AME by the LASSO at `lambda_min`.
@@ -68,6 +71,7 @@ class Attribution:
     """
 
     values: np.ndarray
+    values_sd: np.ndarray | None
     stderr: np.ndarray | None
     status: np.ndarray
     lasso_min: np.ndarray
@@ -169,28 +173,41 @@ class Attribution:
         tail = {"two-sided": 2 * stats.norm.sf(np.abs(z)), "greater": stats.norm.sf(z), "less": stats.norm.cdf(z)}
         return tail[alternative]
 
+    def q_values(self, alternative: str = "two-sided", *, exact: bool = False) -> np.ndarray:
+        """Return q-values `[Q, N]`: the smallest false discovery rate at which Benjamini-Hochberg selects a source.
+
+        Arguments and errors are those of `p_values`. Sources of one query are selected at rate `fdr` by
+        `q_values()[q] <= fdr`, as `select(fdr, q, method="bh")` does for the exact ones.
+
+        References:
+          Benjamini and Hochberg, JRSS B 57(1), 1995.
+        """
+        return stats.false_discovery_control(self.p_values(alternative, exact=exact), axis=1)
+
     def efficient(self, total: np.ndarray) -> np.ndarray:
         """Return `values` shifted so that they sum to `total`, as Shapley values do (the axiom of efficiency).
 
-        What is missing is spread over all sources in proportion to their squared standard errors: the nearest values
-        that sum to `total`, in units of these errors. Costs two further evaluations of the game.
+        What is missing is spread over all sources in proportion to the variance of `values_sd`: their posterior mean,
+        given the sum. Costs two further evaluations of the game.
 
         Args:
           total: `[Q]` utility of all sources less that of none, in the unit of the query.
 
         Returns:
-          `[Q, N]`, no longer zero for sources that the LASSO left out.
+          `[Q, N]`.
 
         Raises:
-          ValueError: for a result that is not of `jaxame.shapley` or a uniform law, another shape, totals that are not
-            finite, and if there are no standard errors.
+          ValueError: for a result that is not of `jaxame.shapley` or a uniform law, values that are not shrunken,
+            another shape, and totals that are not finite.
         """
         law = self.about["law"]
         checks.require(law.startswith("TruncatedUniform"), "a result under TruncatedUniform, of Shapley values", law)
+        checks.require(self.values_sd is not None, "shrunken values, whose errors are known", "shrunken=False")
+        assert self.values_sd is not None
         total = np.asarray(total, np.float64)
         checks.require(total.shape == (self.num_queries,), f"total [{self.num_queries}]", checks.describe(total))
         checks.require(bool(np.isfinite(total).all()), "total finite", total)
-        variance = self._with_stderr() ** 2
+        variance = self.values_sd**2
         variance = np.where(variance.any(axis=1, keepdims=True), variance, 1.0)
         missing = total - self.values.sum(axis=1)
         return self.values + (missing / variance.sum(axis=1))[:, None] * variance

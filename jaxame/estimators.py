@@ -14,8 +14,7 @@ from scipy.sparse.linalg import LinearOperator
 from jaxame import checks, environment, inference, leftout, reweight, stopping
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
-from jaxame.features import Coding, MaskColumns, code, exact_columns, exact_operator, mask_columns
-from jaxame.interactions import refit_with_products
+from jaxame.features import Coding, MaskColumns, code, exact_operator, mask_columns
 from jaxame.lasso import (
     CrossValidation,
     assign_folds,
@@ -23,11 +22,11 @@ from jaxame.lasso import (
     cross_validate,
     entry_path,
     make_problem,
-    refit,
 )
 from jaxame.penalties import check_prior, cross_validate_weighted
 from jaxame.randomisation import randomisation_p_values
 from jaxame.types import Progress, Status, silent, submodel_status
+from jaxame.values import estimate_values
 
 # Streams of a design's key besides its rows, which are numbered from 0.
 _GAME_STREAM, _FOLD_STREAM, _REPEAT_STREAM = 2**32 - 2, 2**32 - 3, 2**32 - 8
@@ -56,6 +55,7 @@ class Options(TypedDict, total=False):
     prior: ArrayLike | None
     adaptive: bool
     interactions: bool
+    shrunken: bool
     copies: int
     draws: int
     statistic: str
@@ -118,7 +118,7 @@ def ame(
     design = draw(num_submodels=num_submodels)
     checks.count(repeats, "repeats", 0)
     checks.require(repeats <= num_submodels, f"repeats to be at most the {num_submodels} submodels", repeats)
-    _check_options(design, **options)
+    check_options(design, **options)
     utilities: list[np.ndarray] = []
 
     def estimate(number: int) -> Attribution:
@@ -227,6 +227,7 @@ def estimate_ame(
     prior: ArrayLike | None = None,
     adaptive: bool = False,
     interactions: bool = False,
+    shrunken: bool = True,
     copies: int = 4,
     draws: int = 1,
     statistic: str = "entry",
@@ -252,7 +253,9 @@ def estimate_ame(
         Values only; the selection does not use it.
       adaptive: penalise each source in inverse proportion to its first coefficient (Zou 2006). Values only. Pays where
         submodels are many, see `experiments/estimator_ablation.py`.
-      interactions: refit the values with products of the chosen sources' memberships, see `jaxame.interactions`.
+      interactions: fit the values with products of the chosen sources' memberships, see `jaxame.interactions`.
+      shrunken: whether the values are corrected by one step and shrunken by empirical Bayes, see `jaxame.values`;
+        otherwise they are plain least squares on the LASSO's support, and zero outside of it.
       copies: knockoff copies for `Attribution.select`; 0 for none.
       draws: of these copies; what several agree on depends less on chance (`jaxame.knockoffs.select_by_e_values`).
       statistic: what knockoffs compete by: "entry", the penalty at which a column enters the LASSO path, or
@@ -274,7 +277,18 @@ def estimate_ame(
       ValueError: for a bad argument, utilities of another shape, fewer than two finite rows for a query, or a law that
         the design's rows do not overlap with.
     """
-    folds = _check_options(design, copies, draws, statistic, knockoff_key, redraws, intervals, contrasts, folds)
+    folds = check_options(
+        design,
+        copies,
+        draws,
+        statistic,
+        knockoff_key,
+        redraws,
+        intervals,
+        contrasts,
+        folds,
+        interactions=interactions,
+    )
     law = design.law if law is None else law
     overlap = None if law == design.law else reweight.overlap(design, law)
     coding = code(design) if overlap is None else reweight.code(design, overlap)
@@ -306,13 +320,11 @@ def estimate_ame(
         p_values = randomisation_p_values(design, targets, checks.typed_key(copy_key), redraws)
     step = inference.estimate(intervals, design, coding, targets, fit, fold)
     gaps, violations = np.moveaxis(_certificates(exact_operator(design, coding), coding, targets, fit, factor), 2, 0)
-    values = coding.scale * _relaxed(design, coding, targets, fit.coef_1se)
-    if interactions:
-        under = dataclasses.replace(design, law=law)
-        refitted = [refit_with_products(under, coding, y, own)[0] for y, own in zip(targets.T, values, strict=True)]
-        values = np.stack(refitted)
+    under = dataclasses.replace(design, law=law)
+    values = estimate_values(under, coding, targets, fit.coef_1se, interactions=interactions, shrunken=shrunken)
     return Attribution(
-        values=values,
+        values=values.mean,
+        values_sd=values.sd,
         stderr=coding.scale * step.stderr,
         status=_status(design, targets, converged & (gaps.max(axis=1) <= _LARGEST_GAP)),
         lasso_min=coding.scale * fit.coef_min,
@@ -336,6 +348,7 @@ def estimate_ame(
             "prior": scores is not None,
             "adaptive": adaptive,
             "interactions": interactions,
+            "shrunken": shrunken,
             "num_submodels": design.num_submodels,
             "num_sources": design.num_sources,
             "folds": folds,
@@ -391,7 +404,7 @@ def _num_sources(game: Any) -> int:
     return checks.count(game.num_sources, "game.num_sources")
 
 
-def _check_options(
+def check_options(
     design: Design,
     copies: int = 4,
     draws: int = 1,
@@ -405,10 +418,13 @@ def _check_options(
     prior: ArrayLike | None = None,
     adaptive: bool = False,
     interactions: bool = False,
+    shrunken: bool = True,
 ) -> int:
     """Check the options of an estimate, but for those of its values, and return the number of folds."""
-    del devices, prior, adaptive, interactions
+    del devices, prior, adaptive, shrunken
     checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
+    needs = "interactions=False for a nested design, whose products are not those of independent memberships"
+    checks.require(not interactions or design.parent is None, needs, interactions)
     checks.count(copies, "copies", 0)
     checks.count(draws, "draws")
     checks.count(redraws, "redraws", 0)
@@ -472,19 +488,10 @@ def _certificates(
     )
 
 
-def _relaxed(design: Design, coding: Coding, targets: np.ndarray, coef: np.ndarray) -> np.ndarray:
-    """Least-squares coefficients on the support of `coef [Q, N]`, 0 elsewhere."""
-    values = np.zeros_like(coef)
-    for q, y in enumerate(targets.T):
-        support = np.flatnonzero(coef[q])
-        values[q, support] = refit(exact_columns(design, coding, support), y, coding.weight, coding.z)
-    return values
-
-
 def _status(design: Design, targets: np.ndarray, converged: np.ndarray) -> np.ndarray:
     finite = np.isfinite(targets)
     status = np.where(converged, Status.OK, Status.NOT_CONVERGED)
     for q in np.flatnonzero(~finite.all(axis=0)):
-        found = leftout.diagnose(np.asarray(design.p), np.asarray(design.masks()), finite[:, q])
+        found = leftout.diagnose(design.inclusion, np.asarray(design.masks()), finite[:, q])
         status[q] = found if found != Status.OK else status[q]
     return status

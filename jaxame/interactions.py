@@ -16,6 +16,7 @@ References:
 
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,9 +28,25 @@ ROWS_PER_TERM = 4
 """Products are taken in as long as there are so many rows for every coefficient of the fit."""
 
 
+class ProductFit(NamedTuple):
+    """A fit of (1).
+
+    Attributes:
+      values: `[N]` AME of the fitted function, in the unit of the target; zero outside of `S`.
+      order: `d`.
+      fitted: `[M]` the function itself, intercepts included.
+      num_terms: how many coefficients it has beside the intercepts.
+    """
+
+    values: np.ndarray
+    order: int
+    fitted: np.ndarray
+    num_terms: int
+
+
 def refit_with_products(
     design: Design, coding: Coding, target: np.ndarray, coef: np.ndarray, max_order: int = MAX_ORDER
-) -> tuple[np.ndarray, int]:
+) -> ProductFit:
     """Fit (1) for `d = 1` up to `max_order` and take the order with the least generalised cross-validation error.
 
     Where the rows do not support the products of all sources, only those of the largest `coef` are multiplied; where
@@ -43,30 +60,32 @@ def refit_with_products(
       max_order: largest `d` that is tried.
 
     Returns:
-      AME `[N]` in the unit of the target, zero outside of `S`, and the order that was taken.
+      The fit.
     """
     kept = np.isfinite(target)
     support = np.flatnonzero(coef)
     support = support[np.argsort(-np.abs(coef[support]), kind="stable")]
-    values = np.zeros(coef.size)
-    root = np.sqrt(coding.weight[kept])[:, None]
-    x, y = exact_columns(design, coding, support)[kept], root[:, 0] * target[kept]
+    root = np.sqrt(np.where(kept, coding.weight, 0.0))[:, None]
+    x, y = exact_columns(design, coding, support), root[:, 0] * np.where(kept, target, 0.0)
     member = x > 0
-    linear = np.concatenate([coding.z[kept], x], axis=1)
-    budget = int(kept.sum()) // ROWS_PER_TERM - linear.shape[1]
-    best, order = np.inf, 1
+    linear = np.concatenate([coding.z, x], axis=1)
+    num_rows, num_intercepts = int(kept.sum()), coding.z.shape[1]
+    budget = num_rows // ROWS_PER_TERM - linear.shape[1]
+    best, chosen = np.inf, None
     for d in range(1, max_order + 1):
         # The ame code does not span memberships, which the products need beside them.
         sizes = range(1 if design.coding == "ame" else 2, d + 1) if d > 1 else range(0)
         terms = _products(support.size, sizes, budget)
         if d > 1 and max(map(len, terms), default=1) < d:
             break
-        products = [member[:, list(term)].all(axis=1) for term in terms]
-        fit, error = _least_squares(root * np.column_stack([linear, *products]), y)
+        columns = np.column_stack([linear, *(member[:, list(term)].all(axis=1) for term in terms)])
+        fit, error = _least_squares(root * columns, y, num_rows)
         if error < best:
-            best, order = error, d
-            values[support] = _effects(design, coding, fit[coding.z.shape[1] :], support.size, terms)
-    return values, order
+            best, values = error, np.zeros(coef.size)
+            values[support] = _effects(design, coding, fit[num_intercepts:], support.size, terms)
+            chosen = ProductFit(values, d, columns @ fit, fit.size - num_intercepts)
+    assert chosen is not None
+    return chosen
 
 
 def _products(size: int, sizes: range, budget: int) -> list[tuple[int, ...]]:
@@ -75,10 +94,10 @@ def _products(size: int, sizes: range, budget: int) -> list[tuple[int, ...]]:
     return [term for d in sizes for term in itertools.combinations(range(used), d)]
 
 
-def _least_squares(columns: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the coefficients, and the generalised cross-validation error."""
+def _least_squares(columns: np.ndarray, y: np.ndarray, num_rows: int) -> tuple[np.ndarray, float]:
+    """Return the coefficients, and the generalised cross-validation error; rows that do not count are zero."""
     fit, _, rank, _ = np.linalg.lstsq(columns, y)
-    return fit, float(((y - columns @ fit) ** 2).mean() / max(1 - rank / y.size, 1 / y.size) ** 2)
+    return fit, float(((y - columns @ fit) ** 2).sum() / max(1 - rank / num_rows, 1 / num_rows) ** 2)
 
 
 def _effects(design: Design, coding: Coding, fit: np.ndarray, size: int, terms: list[tuple[int, ...]]) -> np.ndarray:

@@ -136,10 +136,10 @@ def test_games_of_an_order_that_is_fitted_are_exact(law, coding):
     for game in (GAMES[1], UnanimitySum(N, [(2,), (2, 5), (5, 11)], [2.0, -1.5, 3.0])):
         utility = np.asarray(game(None, own.masks()), np.float64)[:, 0]
         truth = game.ame(law)
-        values, order = refit_with_products(own, code(own), utility, truth)
+        values, order, *_ = refit_with_products(own, code(own), utility, truth)
         assert order > 1
         np.testing.assert_allclose(values, truth, atol=1e-9)
-        linear, order = refit_with_products(own, code(own), utility, truth, max_order=1)
+        linear, order, *_ = refit_with_products(own, code(own), utility, truth, max_order=1)
         assert order == 1
         assert np.abs(linear - truth).max() > 1e-3
 
@@ -151,7 +151,7 @@ def test_an_order_that_is_too_low_adds_no_bias():
     for repeat in range(60):
         own = sample_design(jax.random.key(repeat), GRID, num_submodels=400, num_sources=N)
         utility = np.asarray(game(None, own.masks()), np.float64)[:, 0]
-        values, order = refit_with_products(own, code(own), utility, truth, max_order=2)
+        values, order, *_ = refit_with_products(own, code(own), utility, truth, max_order=2)
         assert order == 2
         draws.append(values[:6])
     draws = np.array(draws)
@@ -163,7 +163,7 @@ def test_an_order_that_is_too_low_adds_no_bias():
 def test_without_rows_for_products_it_is_least_squares(design, noisy):
     few = dataclasses.replace(design, p=design.p[:60], packed=design.packed[:60])
     coding, support = code(few), np.arange(12)
-    values, order = refit_with_products(few, coding, noisy[:60, 0], np.where(np.arange(N) < 12, 1.0, 0.0))
+    values, order, *_ = refit_with_products(few, coding, noisy[:60, 0], np.where(np.arange(N) < 12, 1.0, 0.0))
     assert order == 1
     np.testing.assert_allclose(
         values[:12], refit(exact_columns(few, coding, support), noisy[:60, 0], coding.weight, coding.z)
@@ -173,7 +173,9 @@ def test_without_rows_for_products_it_is_least_squares(design, noisy):
 def test_interactions_are_an_option_of_the_estimate(design):
     exact = np.asarray(GAME(None, design.masks()), np.float64)
     exact[7, 1] = np.nan
-    result, plain = (estimate(design, exact, interactions=interactions) for interactions in (True, False))
+    result, plain = (
+        estimate(design, exact, interactions=interactions, shrunken=False) for interactions in (True, False)
+    )
     assert result.about["interactions"]
     np.testing.assert_array_equal(result.lasso_1se, plain.lasso_1se)
     np.testing.assert_allclose(result.values[1], GAMES[1].ame(GRID), atol=1e-6)
@@ -187,9 +189,8 @@ def test_efficient_values_are_the_nearest_that_sum_up():
     ends = np.asarray(GAME(None, np.array([[False] * N, [True] * N])), np.float64)
     found = result.efficient(ends[1] - ends[0])
     np.testing.assert_allclose(found.sum(axis=1), ends[1] - ends[0])
-    assert result.stderr is not None
-    for q in range(1, Q):  # any other change that sums to zero goes further, in units of the standard errors
-        step = (found[q] - result.values[q]) / result.stderr[q] ** 2
+    for q in range(1, Q):  # any other change that sums to zero goes further, in units of the posterior's deviations
+        step = (found[q] - result.values[q]) / result.values_sd[q] ** 2
         np.testing.assert_allclose(step, step[0])
     missing = ends[1] - ends[0] - result.values.sum(axis=1)
     assert (np.abs(missing[1:]) > 1e-4).all()
@@ -201,3 +202,6 @@ def test_efficient_values_are_the_nearest_that_sum_up():
 def test_efficiency_is_of_shapley_values_only(plain):
     with pytest.raises(ValueError, match="needs a result under TruncatedUniform"):
         plain.efficient(np.zeros(Q))
+    law = {"law": "TruncatedUniform(eps=0.01)"}
+    with pytest.raises(ValueError, match="needs shrunken values"):
+        dataclasses.replace(plain, about=plain.about | law, values_sd=None).efficient(np.zeros(Q))

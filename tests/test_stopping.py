@@ -24,6 +24,7 @@ def result_with(stderr=1.0, chosen=(), error=0.5, error_se=0.05, num_submodels=1
     entry[:, 0, list(chosen)] = 1.0
     return jaxame.Attribution(
         values=np.zeros(shape),
+        values_sd=None,
         stderr=np.broadcast_to(stderr, shape).astype(float),
         status=np.zeros(NUM_QUERIES, int),
         lasso_min=np.zeros(shape),

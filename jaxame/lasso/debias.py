@@ -51,13 +51,29 @@ def one_step(design: Design, targets: np.ndarray, coef: np.ndarray, weight: np.n
       Javanmard and Montanari, JMLR 15, 2014; Bellec and Zhang, Bernoulli 28(2), 2022 (the adjustment for `df`); White,
       Econometrica 48(4), 1980 (the sandwich); Liang and Zeger, Biometrika 73(1), 1986 (with clusters).
     """
+    return step_from(design, targets, coef, design.x @ coef.T, np.count_nonzero(coef, axis=1), weight)
+
+
+def step_from(
+    design: Design, targets: np.ndarray, coef: np.ndarray, fitted: np.ndarray, terms: np.ndarray, weight: np.ndarray
+) -> OneStep:
+    """Do as `one_step` does, from any function of the rows whose best linear coefficients are known.
+
+    Args:
+      design: `M` rows, `P` columns.
+      targets: `[M, Q]`; non-finite entries leave their row out for that query.
+      coef: `[Q, P]` the coefficients of the functions, in the sense of the columns' known second moment.
+      fitted: `[M, Q]` the functions.
+      terms: `[Q]` how many coefficients each was fitted with, less those of `Z`.
+      weight: as in `one_step`.
+    """
     kept, root, y = _rows(targets, weight)
-    residual = root * (y - design.x @ coef.T)
+    residual = root * (y - fitted)
     left = np.empty(len(coef))
     for q, own in enumerate(root.T):
         own_z = own[:, None] * design.z
         residual[:, q] -= own_z @ np.linalg.lstsq(own_z, residual[:, q])[0]
-        freedom = np.count_nonzero(coef[q]) + np.linalg.matrix_rank(own_z)
+        freedom = terms[q] + np.linalg.matrix_rank(own_z)
         num_units = _count_units(kept[:, q] & (own > 0), design.cross is not None)
         left[q] = max(1.0 - freedom / num_units, 1.0 / num_units)
     return _correct(design, coef, root * residual, (design.second_moment @ root**2 * left)[:, None])

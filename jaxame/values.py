@@ -1,0 +1,57 @@
+"""From the LASSO to values: least squares on its support, one step from there, and empirical Bayes."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxame.design import Design
+from jaxame.features import Coding, exact_columns
+from jaxame.inference import step_design
+from jaxame.interactions import refit_with_products
+from jaxame.lasso import refit, step_from
+from jaxame.shrinkage import shrink
+
+
+class Values(NamedTuple):
+    """Estimated AME of every source, `[Q, N]`, and its posterior standard deviation, or None; unit of the target."""
+
+    mean: np.ndarray
+    sd: np.ndarray | None
+
+
+def estimate_values(
+    design: Design, coding: Coding, targets: np.ndarray, coef: np.ndarray, *, interactions: bool, shrunken: bool
+) -> Values:
+    r"""Estimate the AME from the LASSO's support.
+
+    Least squares on the support gives a function `f` with known AME, and no error of its own in what the LASSO left
+    out. One step from there, `AME_i(f) + E[w x_i (U - f)]`, is an unbiased estimate for every source, with a standard
+    error; `jaxame.shrinkage` then says what all of them together make of each.
+
+    Args:
+      design: `M` rows over `N` sources; its law is the target law.
+      coding: its code.
+      targets: `[M, Q]`; non-finite entries leave their row out for that query.
+      coef: `[Q, N]` the LASSO's coefficients.
+      interactions: put products of memberships into `f`, see `jaxame.interactions`.
+      shrunken: take the two further steps; else the values are the AME of `f`, zero outside of the support.
+
+    References:
+      Meinshausen, Comput. Stat. Data Anal. 52(1), 2007 (the relaxed LASSO); Donoho, Maleki and Montanari, PNAS 106(45),
+      2009 (a step and a shrinkage in turn; here one of each).
+    """
+    values, fitted, terms = np.zeros(coef.shape), np.zeros(targets.shape), np.zeros(len(coef), int)
+    for q, (y, own) in enumerate(zip(targets.T, coef, strict=True)):
+        support = np.flatnonzero(own)
+        if interactions:
+            values[q], _, fitted[:, q], terms[q] = refit_with_products(design, coding, y, own)
+            continue
+        x = exact_columns(design, coding, support)
+        relaxed = refit(x, y, coding.weight, coding.z)
+        values[q, support], fitted[:, q], terms[q] = coding.scale * relaxed, x @ relaxed, support.size
+    if not shrunken:
+        return Values(values, None)
+    step = step_from(step_design(design, coding), targets, values / coding.scale, fitted, terms, coding.weight)
+    posteriors = [shrink(*own) for own in zip(step.coef, step.stderr, strict=True)]
+    mean, sd = (coding.scale * np.stack(part) for part in zip(*posteriors, strict=True))
+    return Values(mean, sd)
