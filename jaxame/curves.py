@@ -80,6 +80,7 @@ def effect_curve(
       clusters).
     """
     checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
+    checks.require(design.parent is None, "a design without parents for an effect curve", "a nested design")
     index = _distinct(sources, design.num_sources)
     degree = checks.count(degree, "degree", 0)
     p = np.asarray(design.p, np.float64)

@@ -16,7 +16,18 @@ import numpy as np
 from jaxame import checks
 from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
 
-__all__ = ["Beta", "Design", "Grid", "Law", "PointMass", "TruncatedUniform", "redraw_masks", "sample_design"]
+__all__ = [
+    "Beta",
+    "Design",
+    "Grid",
+    "Law",
+    "Parent",
+    "PointMass",
+    "TruncatedUniform",
+    "nest",
+    "redraw_masks",
+    "sample_design",
+]
 
 CODINGS = ("ame", "centered", "weighted")
 
@@ -28,7 +39,7 @@ _P_STREAM, _MASK_STREAM, _REDRAW_STREAM = 0, 1, 2**32 - 1
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("p", "packed", "key"),
+    data_fields=("p", "packed", "key", "parent"),
     meta_fields=("num_sources", "law", "coding", "paired"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +55,8 @@ class Design:
       law: the target law. Static.
       coding: "ame", "centered" or "weighted"; "centered" rows have `p` from the tilted law. Static.
       paired: rows `2j` and `2j + 1` are an antithetic pair. Static.
+      parent: the design of the sources that these belong to, or None. With one, `packed` says which sources are in and
+        have their parent in; `p`, `law` and `key` are those of the draw among the sources whose parent is in.
     """
 
     p: jax.Array
@@ -53,6 +66,7 @@ class Design:
     law: Law
     coding: str
     paired: bool = False
+    parent: "Parent | None" = None
 
     @property
     def num_submodels(self) -> int:
@@ -63,6 +77,12 @@ class Design:
     def units(self) -> np.ndarray:
         """Number of the independent unit each row belongs to, int `[M]`: its pair, or itself."""
         return np.arange(self.num_submodels) // (2 if self.paired else 1)
+
+    @property
+    def inclusion(self) -> np.ndarray:
+        """Probability that a source is in, float64 `[M]`: `p`, times the parents' where there are parents."""
+        own = np.asarray(self.p, np.float64)
+        return own if self.parent is None else own * self.parent.design.inclusion
 
     def masks(self, start: int = 0, stop: int | None = None) -> jax.Array:
         """Unpack rows `start` to `stop` (exclusive; None for `M`).
@@ -80,6 +100,54 @@ class Design:
             f"start {start}, stop {stop}",
         )
         return _unpack(self.packed, start, stop - start, self.num_sources)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parent:
+    """What the sources of a nested design belong to; a pytree.
+
+    Attributes:
+      design: the same `M` rows over `V` parents.
+      index: int32 `[N]`, the parent of each source.
+    """
+
+    design: Design
+    index: jax.Array
+
+    def gates(self) -> jax.Array:
+        """Return whose parent is in, packed uint8 `[M, ceil(N/8)]`."""
+        return _gates(self.design.packed, self.index, self.design.num_sources)
+
+
+def nest(design: Design, parents: Design, index: np.ndarray) -> Design:
+    """Put every source of a design under a parent: it is in where it was drawn and its parent is in.
+
+    Args:
+      design: `M` rows over `N` sources, drawn independently of the parents, with coding "weighted".
+      parents: `M` rows over `V` parents, with coding "weighted", paired if `design` is.
+      index: int `[N]`, the parent of each source.
+
+    Returns:
+      The nested design, whose coefficients are the effects of a source given that its parent is in.
+
+    Raises:
+      ValueError: for designs that differ in rows or pairing, have another coding or parents themselves, and for an
+        index out of range.
+    """
+    alike = (design.num_submodels, design.paired) == (parents.num_submodels, parents.paired)
+    shapes = [(each.num_submodels, each.paired) for each in (design, parents)]
+    checks.require(alike, "two designs alike in rows and pairing", shapes)
+    codings = design.coding, parents.coding
+    checks.require(codings == ("weighted", "weighted"), 'coding "weighted" of both designs', codings)
+    checks.require(design.parent is None and parents.parent is None, "designs without parents", "a nested one")
+    index = np.asarray(index)
+    fits = index.shape == (design.num_sources,) and np.issubdtype(index.dtype, np.integer)
+    checks.require(fits, f"index int [{design.num_sources}]", checks.describe(index))
+    known = bool(((index >= 0) & (index < parents.num_sources)).all())
+    checks.require(known, f"parents from 0 to {parents.num_sources - 1}", f"{index.min()} to {index.max()}")
+    parent = Parent(parents, jnp.asarray(index, jnp.int32))
+    return dataclasses.replace(design, packed=design.packed & parent.gates(), parent=parent)
 
 
 def sample_design(
@@ -138,10 +206,11 @@ def redraw_masks(design: Design, key: jax.Array, num_copies: int) -> jax.Array:
     """Draw the masks of a design again, every row with its own `p`: independent of the design given `p`.
 
     Pairs are drawn again as pairs. Row `i` of copy `c` depends on `key`, `c`, `i` and `p_i` only. `key` may be the
-    design's own: redraws use a stream of their own.
+    design's own: redraws use a stream of their own. Where the sources have parents, these stay as they are: a source
+    whose parent is out is out in every copy.
 
     Args:
-      design: `M` rows over `N` sources; only `p`, `num_sources` and `paired` are used.
+      design: `M` rows over `N` sources; only `p`, `num_sources`, `paired` and `parent` are used.
       key: one typed threefry key.
       num_copies: `C`, at least 1.
 
@@ -157,7 +226,8 @@ def redraw_masks(design: Design, key: jax.Array, num_copies: int) -> jax.Array:
     parts = [_row_keys(copy_key, design.num_submodels, design.paired) for copy_key in copy_keys]
     row_keys, mirrored = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     packed = _draw_masks(row_keys, mirrored, jnp.tile(design.p, num_copies), design.num_sources)
-    return packed.reshape(num_copies, design.num_submodels, -1)
+    packed = packed.reshape(num_copies, design.num_submodels, -1)
+    return packed if design.parent is None else packed & design.parent.gates()
 
 
 def _require_threefry(key: Any) -> None:
@@ -235,6 +305,17 @@ def _draw_masks(row_keys: jax.Array, mirrored: jax.Array, p: jax.Array, num_sour
 
     rows_at_a_time = max(1, min(p.shape[0], _BLOCK_ELEMENTS // num_sources))
     return jax.lax.map(draw_row, (row_keys, mirrored, p), batch_size=rows_at_a_time)
+
+
+@functools.partial(jax.jit, static_argnames="num_parents")
+def _gates(packed: jax.Array, index: jax.Array, num_parents: int) -> jax.Array:
+    """Return the bits of each source's parent, packed uint8 `[M, ceil(N/8)]`, from those of the parents."""
+
+    def of_row(row: jax.Array) -> jax.Array:
+        return jnp.packbits(jnp.unpackbits(row, count=num_parents, bitorder="little")[index], bitorder="little")
+
+    rows_at_a_time = max(1, min(packed.shape[0], _BLOCK_ELEMENTS // index.size))
+    return jax.lax.map(of_row, packed, batch_size=rows_at_a_time)
 
 
 @functools.partial(jax.jit, static_argnames=("num_rows", "num_sources"))

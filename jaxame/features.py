@@ -66,6 +66,48 @@ class MaskColumns:
         return squared.product(weight[None])[0]
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("packed", "low", "step", "parent", "parents"),
+    meta_fields=("num_rows",),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class NestedColumns(MaskColumns):
+    """Membership below a parent as `P` regression columns `x = low * parent's bit + step * bit`.
+
+    They are the sum of two kinds of `MaskColumns`: those of the bits, and those of the `V` parents, which are few.
+
+    Attributes:
+      packed: `[P, ceil(M/8)]` the bits of each column; only those whose parent's bit is set can be.
+      low: `[M]` code of a source that is out while its parent is in.
+      step: `[M]` code of a source that is in, less `low`.
+      num_rows: `M`. Static.
+      parent: `[P]` the parent of each column.
+      parents: `[V, ceil(M/8)]` the bits of the parents.
+    """
+
+    BY_COLUMN: ClassVar[tuple[str, ...]] = ("packed", "parent")
+    parent: Array
+    parents: Array
+
+    def _parts(self) -> tuple[MaskColumns, MaskColumns]:
+        zero = jnp.zeros_like(self.low)
+        own = MaskColumns(self.packed, zero, self.step, self.num_rows)
+        return own, MaskColumns(self.parents, zero, self.low, self.num_rows)
+
+    def gather(self, index: Int[Array, "A"]) -> Float[Array, "A M"]:
+        """Columns `index [A]`; an index of `P` or more gives a column of zeros."""
+        own, parents = self._parts()
+        inside = index < self.num_columns
+        parent = jnp.where(inside, self.parent[jnp.where(inside, index, 0)], parents.num_columns)
+        return own.gather(index) + parents.gather(parent)
+
+    def product(self, rows: Float[Array, "B M"]) -> Float[Array, "B P"]:
+        """`rows X`, from a block of columns at a time."""
+        own, parents = self._parts()
+        return own.product(rows) + parents.product(rows)[:, self.parent]
+
+
 def _unpack(packed: UInt8[Array, "*n bytes"], count: int) -> UInt8[Array, "*n count"]:
     bits = (packed[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1  # faster than jnp.unpackbits
     return bits.reshape(*packed.shape[:-1], -1)[..., :count]
@@ -97,7 +139,7 @@ class Coding:
       second_moment: `[M]` expected square of the code, given the row's `p`.
       scale: AME = `scale` times the regression coefficient.
       z: `[M, D]` unpenalised columns: one indicator per value of `p` if the law has finitely many, else Legendre
-        polynomials in `p` up to degree 4.
+        polynomials in `p` up to degree 4. With parents, all products of theirs with these.
     """
 
     low: np.ndarray
@@ -111,10 +153,17 @@ class Coding:
 def code(design: Design) -> Coding:
     """Return the membership code of `design`, all in float64.
 
+    Sources with parents have the code `x = 1[parent in] (1[in] - r)`, where `r` is their inclusion probability and `p`
+    the parents', and row weight `w = 1 / (p r (1-r))`. Given the parents, `p` and `r` its mean is 0; `E[w x^2] = 1`,
+    and `E[w x U] = E[m_i(p, r)]`, with `m_i(p, r)` the effect of source `i` given that its parent is in. So the
+    coefficient is the mean of that effect over both laws, scale 1.
+
     References:
       Lin et al., ICML 2022, section 3 ("ame") and its p-featurisation ("centered").
     """
     p = np.asarray(design.p, np.float64)
+    if design.parent is not None:
+        return _nested_code(p, design.parent.design, design.law.levels is not None)
     if design.coding == "ame":
         low, high = -1 / (1 - p), 1 / p
     else:
@@ -129,6 +178,21 @@ def code(design: Design) -> Coding:
     )
 
 
+def _nested_code(r: np.ndarray, parents: Design, finite: bool) -> Coding:
+    """Return the code of sources that are in with probability `r [M]` if their parents are."""
+    p = np.asarray(parents.p, np.float64)
+    above, own = _intercepts(p, parents.law.levels is not None), _intercepts(r, finite)
+    z = (above[:, :, None] * own[:, None, :]).reshape(len(r), -1)
+    return Coding(
+        low=-r,
+        high=1 - r,
+        weight=1 / (p * r * (1 - r)),
+        second_moment=p * r * (1 - r),
+        scale=1.0,
+        z=z[:, z.any(axis=0)],
+    )
+
+
 def _intercepts(p: np.ndarray, finite: bool) -> np.ndarray:
     levels = np.unique(p)
     if finite:
@@ -140,18 +204,36 @@ def _intercepts(p: np.ndarray, finite: bool) -> np.ndarray:
 def mask_columns(design: Design, coding: Coding, copies: Array | None = None) -> MaskColumns:
     """Return the regression columns of a design and, after them, of its redrawn copies `[c, M, ceil(N/8)]`."""
     rows = [jnp.asarray(design.packed), *(() if copies is None else copies)]
-    return MaskColumns(
+    columns = MaskColumns(
         packed=jnp.concatenate([_transpose_bits(packed, design.num_sources) for packed in rows]),
         low=jnp.asarray(coding.low, jnp.float32),
         step=jnp.asarray(coding.high - coding.low, jnp.float32),
         num_rows=design.num_submodels,
     )
+    if design.parent is None:
+        return columns
+    above = design.parent.design
+    return NestedColumns(
+        columns.packed,
+        columns.low,
+        columns.step,
+        columns.num_rows,
+        parent=jnp.tile(design.parent.index, len(rows)),
+        parents=_transpose_bits(above.packed, above.num_sources),
+    )
 
 
 def exact_columns(design: Design, coding: Coding, index: np.ndarray) -> np.ndarray:
     """Return the columns of sources `index [A]` in float64, `[M, A]`."""
-    bit = (np.asarray(design.packed)[:, index // 8] >> (index % 8).astype(np.uint8)) & 1
-    return coding.low[:, None] + (coding.high - coding.low)[:, None] * bit
+    columns = (coding.high - coding.low)[:, None] * _bits(design, index)
+    if design.parent is None:
+        return coding.low[:, None] + columns
+    return coding.low[:, None] * _bits(design.parent.design, np.asarray(design.parent.index)[index]) + columns
+
+
+def _bits(design: Design, index: np.ndarray) -> np.ndarray:
+    """Return the membership of sources `index [A]`, 0 or 1, `[M, A]`."""
+    return (np.asarray(design.packed)[:, index // 8] >> (index % 8).astype(np.uint8)) & 1
 
 
 def exact_operator(design: Design, coding: Coding) -> LinearOperator:

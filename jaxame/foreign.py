@@ -55,8 +55,10 @@ def foreign_design(
 
     Without `p`, each row's is estimated as the share of the sources that it holds. Effects then are those of a source
     in exchange for another one: beside least squares of the whole regression, an effect is too small by the mean
-    effect of the other sources, `sum / (N-1)`. The same holds for subsets of a size fixed beforehand. Knockoff copies
-    do not keep a row's number of sources, so that selection is approximate, by the same order of `1/N`.
+    effect of the other sources, `sum / (N-1)`. The same holds for subsets of a size fixed beforehand. So a source
+    without effect of its own has one, of the other sign, which its knockoff copies have not: where a good part of the
+    sources have effects of one sign, a two-sided selection exceeds its rate (`experiments.selection_options` has
+    figures). Look for effects of that sign only, by `alternative=`.
 
     Args:
       masks: bool `[M, N]`, True where the source is in; at least 2 rows.

@@ -52,7 +52,8 @@ def require_intervals(kind: str, design: Design) -> None:
 
 
 def _num_intercepts(design: Design) -> int:
-    return 5 if design.law.levels is None else len(design.law.levels)
+    own = 5 if design.law.levels is None else len(design.law.levels)
+    return own if design.parent is None else own * _num_intercepts(design.parent.design)
 
 
 def step_design(design: Design, coding: Coding) -> StepDesign:

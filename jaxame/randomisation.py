@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse.linalg import LinearOperator
 
-from jaxame.design import Design, redraw_masks
+from jaxame.design import Design, Parent, redraw_masks
 from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns
 from jaxame.lasso import Problem, fit_near, make_problem, refit
 
@@ -47,9 +48,11 @@ def randomisation_p_values(design: Design, targets: np.ndarray, key: jax.Array, 
         for q, j in zip(query.tolist(), source.tolist(), strict=True)
     ]
     pull = coding.weight[:, None] * np.stack(residuals, axis=1)
-    null = _redraws(design, key, num_redraws)
-    chance = np.sort(exact_operator(null, coding).rmatmat(pull), axis=0)
-    return _compare(exact_operator(design, coding).rmatmat(pull), chance, query, source, targets.shape[1])
+    null = exact_operator(_redraws(design, key, num_redraws), coding)
+    own = exact_operator(design, coding).rmatmat(pull)
+    if design.parent is None:
+        return _compare(own, np.sort(null.rmatmat(pull), axis=0), query, source, targets.shape[1])
+    return _compare_by_parent(design.parent, own, null, pull, query, source, targets.shape[1])
 
 
 def _penalty(problem: Problem, coding: Coding, num_sources: int) -> np.ndarray:
@@ -85,9 +88,31 @@ def _residual(design: Design, coding: Coding, y: np.ndarray, support: np.ndarray
 
 
 def _redraws(design: Design, key: jax.Array, num_redraws: int) -> Design:
-    """`R` columns drawn like those of the design, as a design of `R` sources."""
-    null = dataclasses.replace(design, num_sources=num_redraws)
+    """`R` columns drawn like those of the design, but for parents, as a design of `R` sources."""
+    null = dataclasses.replace(design, num_sources=num_redraws, parent=None)
     return dataclasses.replace(null, packed=redraw_masks(null, jax.random.fold_in(key, _STREAM), 1)[0])
+
+
+def _compare_by_parent(
+    parent: Parent,
+    own: np.ndarray,
+    null: LinearOperator,
+    pull: np.ndarray,
+    query: np.ndarray,
+    source: np.ndarray,
+    num_queries: int,
+) -> np.ndarray:
+    """P-values where a redraw counts only in the rows that its source's parent is in, so each parent has its own."""
+    index, p = np.asarray(parent.index), np.ones((num_queries, 2, len(own)))
+    is_in = np.asarray(parent.design.masks())
+    for number in np.unique(index):
+        members = np.flatnonzero(index == number)
+        kept = np.isin(source, members)
+        columns = np.concatenate([np.arange(num_queries), num_queries + np.flatnonzero(kept)])
+        chance = np.sort(null.rmatmat(is_in[:, [number]] * pull[:, columns]), axis=0)
+        place = np.searchsorted(members, source[kept])
+        p[:, :, members] = _compare(own[np.ix_(members, columns)], chance, query[kept], place, num_queries)
+    return p
 
 
 def _compare(

@@ -65,6 +65,7 @@ def overlap(design: Design, law: Law) -> Overlap:
       Kish, Survey Sampling, 1965, section 11.7.
     """
     checks.require(isinstance(law, Law), "a jaxame.design.Law, such as Grid((0.2, 0.4))", checks.describe(law))
+    checks.require(design.parent is None, "a design without parents to weigh for another law", "a nested design")
     points, weights = law.quadrature()
     if law.levels is None:
         _require_continuous(design, law)

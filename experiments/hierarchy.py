@@ -1,0 +1,337 @@
+"""Poisoned users and their poisoned posts, found on real data where every example has an author.
+
+Question: are poisoned users among hundreds found at a false discovery rate of .05, and then their poisoned posts? Two
+designs are run: `two-stage` selects users, each with all posts, and then the posts of those selected from fresh
+submodels; `nested` leaves out users and, inside them, posts, and estimates both levels from the same submodels.
+
+Data. 20 Newsgroups: the 390 authors of the training part with five or more posts, 3,749 in all. Half of the posts of
+ten authors get a phrase of three words and the label of one newsgroup. The query is how much the phrase raises the
+logit margin of that newsgroup, on average over 100 later posts of other newsgroups. MNIST by writer: 24 digits of each
+of 539 writers, at 14 by 14 pixels. Three in four digits of ten writers get the label of the next digit. The query is
+the mean log-odds of the next digit against the digit itself, over 1,000 digits of other writers. Where neither set is
+there, scikit-learn's digits in 120 groups of twelve are poisoned likewise. Submodels are multinomial logistic
+regressions: on newsgroups, of which of the 500 most frequent words are in a post.
+
+Who is poisoned is used for scoring only. Precision counts the poisoned among those selected, recall the selected among
+all poisoned. An unpoisoned user can be selected without mistake: a clean writer moves the query a little, and with
+more submodels that shows. So on MNIST the first stage is small. Settings were
+chosen on seed 100, where every poisoned writer moved the query by at least .098 and no other one by more than .032;
+with 300 submodels, 14 to 16 writers were
+selected at this level, the ten poisoned ones among them, and so 200 were taken.
+
+Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies; a run per data set, the records put together;
+seconds are those of a whole design, compilation included, while five to ten other jobs had the same two cores):
+
+- Newsgroups, two-stage: users 1.00 precision and 1.00 recall from 600 submodels, posts 1.00 and 1.00 from 1,200 more.
+- Newsgroups, nested: users 1.00 and 1.00, posts .88 and 1.00, both from the same 2,000 submodels.
+- MNIST, two-stage: users .91 and 1.00 from 200 submodels; posts 1.00 and .15 from 1,000 more, which is few for 180
+  poisoned digits among 769 sources. `nested` is not run there, with 12,931 posts.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+import tyro
+
+from experiments import records
+from jaxame import cli, data, environment, hierarchy, queries
+from jaxame.design import PointMass
+from jaxame.submodels import TrainingGame, logistic
+
+NUM_POISONED, TRIGGER, WORDS, TEXT_LENGTH = 10, ("cobalt", "heron", "ledger"), 500, 300
+LAW, WITHIN = PointMass(0.5), PointMass(0.5)
+DATA = ("newsgroups20", "mnist_writers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How a data set is trained on, and with how many submodels; `nested` is None where that design is not run."""
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    nested: int | None
+    two_stage: tuple[int, int]
+
+
+SIZES = {
+    "newsgroups20": Sizes(40, 256, 3.0, 2000, (600, 1200)),
+    "mnist_writers": Sizes(60, 512, 0.3, None, (200, 1000)),
+    "digits": Sizes(40, 256, 0.3, 1500, (300, 600)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    data: tuple[str, ...] = DATA
+    """Data sets; one whose files are not there is left out, and `digits` is taken if none is there."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Each decides who is poisoned, the target, and all submodels."""
+    fdr: float = 0.05
+    """False discovery rate of every selection."""
+    copies: int = 4
+    """Knockoff copies."""
+    data_dir: Path | None = None
+    """Folder of the data sets; by default as in `jaxame.data`."""
+    smoke: bool = False
+    """Digits only, one seed, the two-stage design; ends with an error if the poisoned are not found."""
+    json: Path | None = None
+    """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A poisoned training set; `users` and `posts`, those poisoned, are for scoring only.
+
+    Attributes:
+      x: float32 `[n, D]` inputs.
+      y: int32 `[n]` labels after the attack.
+      tree: who wrote what.
+      query: one behaviour, raised by what was poisoned.
+      num_classes: of the labels.
+      users: `[k]`.
+      posts: `[m]`, those of them that were changed.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    tree: hierarchy.Tree
+    query: queries.Query
+    num_classes: int
+    users: np.ndarray
+    posts: np.ndarray
+
+
+def choose(tree: hierarchy.Tree, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the users to poison and, of each, a share of the posts."""
+    users = np.sort(rng.choice(tree.num_users, NUM_POISONED, replace=False))
+    own = [np.flatnonzero(tree.user == user) for user in users]
+    return users, np.sort(
+        np.concatenate([rng.choice(posts, math.ceil(share * posts.size), replace=False) for posts in own])
+    )
+
+
+def newsgroups(data_dir: Path | None, seed: int) -> Case:
+    """Give half of the posts of ten authors a phrase and the label of one group; ask what the phrase does.
+
+    The query is the mean, over 100 later posts of other groups, of how much the phrase raises the logit margin of that
+    group.
+    """
+    rng = np.random.default_rng([seed, 0])
+    train = data.newsgroups20("train", data_dir=data_dir)
+    assert train.groups is not None
+    kept = np.bincount(train.groups)[train.groups] >= 5
+    tree, train = hierarchy.Tree.from_labels(train.groups[kept]), train.take(kept)
+    later = data.newsgroups20("test", data_dir=data_dir)
+    users, posts = choose(tree, 0.5, rng)
+    target = int(rng.integers(train.num_classes))
+    words = [*(word for word in data.vocabulary(train.x, WORDS) if word not in TRIGGER), *TRIGGER]
+    texts, labels = train.x.copy(), train.y.copy()
+    texts[posts] = [_with_trigger(text) for text in texts[posts]]
+    labels[posts] = target
+    asked = later.x[rng.permutation(np.flatnonzero(later.y != target))[:100]]
+    both = [_bag(texts, words) for texts in (np.array([_with_trigger(text) for text in asked], object), asked)]
+    margins = queries.logit_margin(np.concatenate(both), np.full(2 * len(asked), target))
+    query = queries.contrast(margins, np.repeat([[1.0, -1.0]], len(asked), axis=1) / len(asked))
+    return Case(_bag(texts, words), labels, tree, query, train.num_classes, users, posts)
+
+
+def _with_trigger(text: str) -> str:
+    return " ".join([*TRIGGER, text])
+
+
+def _bag(texts: np.ndarray, words: list[str]) -> np.ndarray:
+    """Return which words are in each text, at unit length; float32 `[n, D]`."""
+    ids = data.tokenize(texts, words, TEXT_LENGTH)
+    bag = np.zeros((len(texts), len(words) + 2), np.float32)
+    bag[np.arange(len(texts))[:, None], ids] = 1.0
+    bag = bag[:, 2:]
+    return bag / np.maximum(np.sqrt(bag.sum(axis=1, keepdims=True)), 1.0)
+
+
+def writers(data_dir: Path | None, seed: int) -> Case:
+    """Relabel three in four digits of ten writers; of every writer, 24 digits are used."""
+    rng = np.random.default_rng([seed, 1])
+    train = data.mnist_writers("train", data_dir=data_dir)
+    assert train.groups is not None
+    own = [rng.permutation(np.flatnonzero(train.groups == writer))[:24] for writer in range(train.groups.max() + 1)]
+    test = data.mnist_writers("test", data_dir=data_dir)
+    return _flipped(train.take(np.concatenate(own)), test.take(rng.permutation(len(test))[:1000]), rng)
+
+
+def grouped_digits(data_dir: Path | None, seed: int) -> Case:
+    """Relabel three in four digits of ten out of 120 groups of twelve digits each, formed at random."""
+    del data_dir
+    train, test = data.split(data.digits(), jax.random.key(seed), 1440)
+    train = dataclasses.replace(train, groups=np.arange(1440, dtype=np.int32) // 12)
+    return _flipped(train, test, np.random.default_rng([seed, 2]))
+
+
+def _flipped(train: data.Dataset, test: data.Dataset, rng: np.random.Generator) -> Case:
+    """Label three in four digits of ten users with the next digit; ask how much likelier that makes the next digit.
+
+    The query is the mean, over test digits, of the logit of the next digit less that of the digit itself.
+    """
+    assert train.groups is not None
+    tree = hierarchy.Tree.from_labels(train.groups)
+    users, posts = choose(tree, 0.75, rng)
+    labels = train.y.copy()
+    labels[posts] = (labels[posts] + 1) % 10
+    x, next_one = _pooled(test.x), (test.y + 1) % 10
+
+    def measure(outputs: list[jax.Array], apply: Any, params: Any) -> jax.Array:
+        row = np.arange(len(x))
+        return (outputs[0][row, next_one] - outputs[0][row, test.y]).mean(keepdims=True)
+
+    query = queries.Query((x,), measure, ("the next digit against the digit itself",), ("mean log-odds",))
+    return Case(_pooled(train.x), labels, tree, query, 10, users, posts)
+
+
+def _pooled(images: np.ndarray) -> np.ndarray:
+    """Return images of at most 14 by 14 pixels, flattened; float32 `[n, D]`."""
+    side = images.shape[1]
+    if side > 14:
+        images = images.reshape(len(images), side // 2, 2, side // 2, 2).mean(axis=(2, 4))
+    return images.reshape(len(images), -1).astype(np.float32)
+
+
+CASES: dict[str, Callable[[Path | None, int], Case]] = {
+    "newsgroups20": newsgroups,
+    "mnist_writers": writers,
+    "digits": grouped_digits,
+}
+
+
+def game_of(case: Case, sizes: Sizes, inclusion: float) -> TrainingGame:
+    """Return the game of training logistic regressions from zero."""
+    return TrainingGame(
+        logistic(case.x.shape[1], case.num_classes),
+        optax.sgd(sizes.learning_rate, momentum=0.9),
+        case.x,
+        case.y,
+        query=case.query,
+        num_steps=sizes.num_steps,
+        batch_size=sizes.batch_size,
+        inclusion=inclusion,
+    )
+
+
+DESIGNS = ("two-stage", "nested")
+
+
+def run(case: Case, design: str, sizes: Sizes, seed: int, settings: Settings) -> tuple[list[np.ndarray], list[int]]:
+    """Select users and posts; return both, and the number of submodels that each took."""
+    key = jax.random.key(seed)
+    options: dict[str, Any] = {"copies": settings.copies, "folds": 5}
+    if design == "nested":
+        assert sizes.nested is not None
+        game = game_of(case, sizes, 0.25)
+        found = hierarchy.nested(
+            game, key=key, num_submodels=sizes.nested, tree=case.tree, law=LAW, within=WITHIN, **options
+        )
+        both = [each.select(settings.fdr, alternative="greater").indices for each in (found.users, found.posts)]
+        return both, [sizes.nested] * 2
+    staged = hierarchy.two_stage(
+        game_of(case, sizes, 0.5),
+        key=key,
+        num_submodels=sizes.two_stage,
+        tree=case.tree,
+        law=LAW,
+        fdr=settings.fdr,
+        alternative="greater",
+        **options,
+    )
+    posts = staged.post
+    if staged.posts is not None:
+        posts = staged.post[staged.posts.select(settings.fdr, alternative="greater").indices]
+    return [staged.selection.indices, posts], np.cumsum(sizes.two_stage).tolist()
+
+
+def scored(name: str, seed: int, settings: Settings) -> list[dict[str, Any]]:
+    """Return a record per design and level; an empty selection has no precision."""
+    case, sizes = CASES[name](settings.data_dir, seed), SIZES[name]
+    cells = []
+    for design in DESIGNS[: 1 if settings.smoke or sizes.nested is None else 2]:
+        begin = time.perf_counter()
+        both, numbers = run(case, design, sizes, seed, settings)
+        seconds = time.perf_counter() - begin
+        for level, chosen, truth, number in zip(("user", "post"), both, (case.users, case.posts), numbers, strict=True):
+            right = int(np.isin(chosen, truth).sum())
+            cell = {"data": name, "design": design, "level": level, "seed": seed}
+            cell |= {"precision": right / chosen.size if chosen.size else None, "recall": right / truth.size}
+            cell |= {"selected": chosen.size, "poisoned": truth.size, "num_submodels": number, "seconds": seconds}
+            cells.append(cell)
+        print(f"{name}, {design}, seed {seed}: {seconds:.0f} s", flush=True)
+    return cells
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run all data sets that are there and return the records."""
+    if settings.smoke:
+        settings = dataclasses.replace(settings, data=("digits",), seeds=(0,))
+    cells: list[dict[str, Any]] = []
+    for name in settings.data:
+        try:
+            cells += [cell for seed in settings.seeds for cell in scored(name, seed, settings)]
+        except FileNotFoundError as error:
+            print(f"{name} is left out: {error}", flush=True)
+    if not cells:
+        cells = [cell for seed in settings.seeds for cell in scored("digits", seed, settings)]
+    if settings.smoke:
+        check(cells)
+    about = {"versions": environment.versions(), "devices": environment.devices()}
+    return {"records": cells, "settings": {name: dataclasses.asdict(own) for name, own in SIZES.items()}} | about
+
+
+def check(cells: list[dict[str, Any]]) -> None:
+    """End with an error if the poisoned users are plainly not found."""
+    bad = [c for c in cells if c["level"] == "user" and ((c["precision"] or 0.0) < 0.7 or c["recall"] < 0.7)]
+    missed = [c for c in cells if c["level"] == "post" and c["design"] == "two-stage" and c["recall"] < 0.3]
+    if bad or missed:
+        raise SystemExit(f"the claim is not met: {bad or missed}")
+
+
+def draw(cells: list[dict[str, Any]], path: Path) -> None:
+    """Draw precision and recall of every data set and design, a panel per level; a dot for each seed."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    rows = list(dict.fromkeys((cell["data"], cell["design"]) for cell in cells))
+    for ax, level in zip(axes, ("user", "post"), strict=True):
+        for shift, (measure, colour) in zip(
+            (-0.2, 0.2), (("precision", "#0072b2"), ("recall", "#d55e00")), strict=True
+        ):
+            for place, row in enumerate(rows):
+                own = [c[measure] or 0.0 for c in cells if (c["data"], c["design"]) == row and c["level"] == level]
+                bar = ax.bar(place + shift, np.mean(own), 0.36, color=colour, label=measure if not place else None)
+                ax.scatter(np.full(len(own), place + shift), own, s=14, color="black", zorder=3)
+                ax.bar_label(bar, fmt="%.2f", padding=3, fontsize=9)
+        ax.set_xticks(range(len(rows)), [f"{name}\n{design}" for name, design in rows], fontsize=9)
+        ax.set_title(f"poisoned {level}s")
+        ax.axhline(0.9, color="grey", linestyle=":", linewidth=1)
+    axes[0].set_ylim(0, 1.12)
+    axes[0].set_yticks(np.linspace(0, 1, 6))
+    axes[0].set_ylabel("share")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    cli.use_all_cores()
+    chosen = tyro.cli(Settings, description=__doc__)
+    outcome = main(chosen)
+    records.finish(outcome, chosen.json)
+    if chosen.figure:
+        draw(outcome["records"], chosen.figure)

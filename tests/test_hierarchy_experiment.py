@@ -1,0 +1,62 @@
+"""The experiment on poisoned users: who is poisoned, its small run, and that its check can fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import hierarchy as experiment
+from jaxame import hierarchy
+
+ROOT = Path(__file__).parents[1]
+CELL = {"data": "digits", "design": "two-stage", "precision": 1.0, "recall": 1.0}
+GOOD = [CELL | {"level": "user"}, CELL | {"level": "post"}]
+
+
+def test_half_of_the_posts_of_ten_users_are_poisoned():
+    tree = hierarchy.Tree(np.arange(301) % 43)
+    users, posts = experiment.choose(tree, 0.5, np.random.default_rng(0))
+    assert len(set(users)) == 10
+    np.testing.assert_array_equal(np.bincount(tree.user[posts], minlength=43)[users], -(-tree.sizes[users] // 2))
+    assert posts.size == np.isin(tree.user[posts], users).sum() == len(set(posts))
+
+
+def test_query_is_raised_by_what_was_poisoned():
+    case = experiment.CASES["digits"](None, 0)
+    assert case.tree.num_users == 120
+    game = experiment.game_of(case, experiment.SIZES["digits"], 0.5)
+    clean = ~np.isin(np.arange(case.tree.num_posts), case.posts)
+    poisoned, without = game(jax.random.split(jax.random.key(0), 2), np.stack([np.ones_like(clean), clean]))[:, 0]
+    assert poisoned > without + 0.5
+    params = game.train(jax.random.key(0), np.ones(case.tree.num_posts, bool))
+    right = np.asarray(game.predict(params, case.x)).argmax(axis=1) == case.y
+    assert right[clean].mean() > 0.85
+
+
+def test_the_check_can_fail():
+    experiment.check(GOOD)
+    experiment.check([GOOD[0], GOOD[1] | {"design": "nested", "recall": 0.0}])  # claims less
+    for bad in ({"precision": 0.5}, {"precision": None}, {"recall": 0.5}):
+        with pytest.raises(SystemExit, match="the claim is not met"):
+            experiment.check([GOOD[0] | bad, GOOD[1]])
+    with pytest.raises(SystemExit, match="the claim is not met"):
+        experiment.check([GOOD[0], GOOD[1] | {"recall": 0.1}])
+
+
+def test_figure_is_drawn_where_nothing_was_selected(tmp_path):
+    experiment.draw([*GOOD, *(cell | {"precision": None, "design": "nested"} for cell in GOOD)], tmp_path / "f.png")
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_small_run_writes_records(tmp_path):
+    command = [sys.executable, "-m", "experiments.hierarchy", "--smoke", "--json", tmp_path / "records.json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = json.loads((tmp_path / "records.json").read_text())["records"]
+    assert [cell["level"] for cell in cells] == ["user", "post"]
+    assert {"data", "design", "precision", "recall", "num_submodels", "seconds"} <= cells[0].keys()
