@@ -1,0 +1,150 @@
+"""Whether the numbers that `jaxame.planning` gives before a run hold in it.
+
+Question: does knockoff selection with four copies find nine in ten of the sources with as many rows as `plan` says, and
+how many of them with fewer? Does it find effects of the size of `detectable_effect` as often as asked for? Does
+`planted_power`, which adds sources to stored utilities, say how often a source that was there all along is found?
+
+The games are those of `experiments.sample_complexity`, with its noise; detectable effects act additively, under noise
+of 1. `measured` is the mean share of the responsible sources that are found, with its standard error over runs, which
+share two designs; `factor` is that of `k ln N / R2` which the rows are. `planted_power` and the truth are means over
+eight data sets each. Plans for more than 2,000 rows are left out to keep the experiment short.
+"""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from experiments import records
+from experiments.sample_complexity import (
+    GAMES,
+    LAW,
+    Trial,
+    Utility,
+    draw_design,
+    knockoff_recovery,
+    plant,
+    utility,
+)
+from jaxame import cli, environment, planning
+
+SOUGHT = ((0.1, 0.5), (0.1, 0.9), (0.05, 0.9))  # false discovery rate and power of the effects planted
+FACTORS = (2.0, 3.0, 4.5)  # of `k ln N / R2`; the last one is that of the plan
+ADDED = {"num_sources": 200, "num_submodels": 400, "num_effects": 10}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    sizes: tuple[tuple[int, int], ...] = ((500, 10), (500, 30))
+    """Numbers of sources and of effects."""
+    submodels: tuple[int, ...] = (500, 1000)
+    """Numbers of rows at which ten effects just large enough are planted."""
+    most_rows: int = 2000
+    """Plans for more rows than this are left out."""
+    designs: int = 2
+    """Designs per size."""
+    runs: int = 5
+    """Runs of everything on each."""
+    repeats: int = 20
+    """Sources planted in each of four times as many data sets as `designs`."""
+    smoke: bool = False
+    """One size and few runs; ends with an error if a prediction is far off."""
+    json: Path | None = None
+    """File for the records."""
+
+
+def detectable(num_submodels: int, num_sources: int, k: int, fdr: float, power: float) -> Utility:
+    """An additive game with noise 1 and effects of `detectable_effect`, which are part of the spread."""
+    sizes = {"num_submodels": num_submodels, "num_sources": num_sources, "num_effects": k}
+    unit = planning.detectable_effect(1.0, LAW, **sizes, fdr=fdr, power=power)
+    # spread^2 = 1 + k effect^2 / v and effect = unit spread
+    of_effects = k * unit**2 / LAW.variance_scale
+    effect = unit / math.sqrt(1 - of_effects)
+    return Utility(effect * np.arange(k + 1.0), 1.0, of_effects)
+
+
+def trials(num_sources: int, k: int, submodels: tuple[int, ...]) -> Iterator[tuple[dict[str, Any], Trial]]:
+    """Yield what is tried at one size: the record so far, and the trial."""
+    for name in GAMES:
+        of = utility(name, k)
+        members = of.levels.size - 1
+        planned = planning.plan(members, num_sources, of.r2)
+        for factor in FACTORS:
+            rows = math.ceil(planned * factor / FACTORS[-1])
+            about = {"what": "plan", "game": name, "N": num_sources, "k": members, "M": rows, "fdr": 0.1}
+            yield about | {"factor": factor, "predicted": 0.9 if factor == FACTORS[-1] else None}, Trial(of, rows)
+    for rows, (fdr, power) in itertools.product(submodels if k == 10 else (), SOUGHT):
+        about = {"what": "detectable_effect", "game": "linear", "N": num_sources, "k": k, "M": rows, "fdr": fdr}
+        yield about | {"predicted": power}, Trial(detectable(rows, num_sources, k, fdr, power), rows, fdr)
+
+
+def of_size(num_sources: int, k: int, settings: Settings) -> list[dict[str, Any]]:
+    """Return the records of all trials at one size."""
+    pairs = [pair for pair in trials(num_sources, k, settings.submodels) if pair[1].rows <= settings.most_rows]
+    tried = [trial for _, trial in pairs]
+    power = [knockoff_recovery(tried, num_sources, i, settings.runs)[0] for i in range(settings.designs)]
+    return [about | _mean(found) for (about, _), found in zip(pairs, np.concatenate(power, axis=1), strict=True)]
+
+
+def added_source(settings: Settings) -> dict[str, Any]:
+    """Compare `planted_power` with how often a source that was there from the start is found, in other data sets."""
+    sizes = {"num_sources": ADDED["num_sources"], "num_effects": ADDED["num_effects"]}
+    of = detectable(ADDED["num_submodels"], sizes["num_sources"], sizes["num_effects"], 0.1, 0.5)
+    effect = of.levels[1]
+    planted, direct = [], []
+    for number in range(4 * settings.designs):
+        design = draw_design(ADDED["num_sources"], number, ADDED["num_submodels"])
+        data = plant(design, of, number, 1).utilities
+        key = jax.random.key(number)
+        planted.append(planning.planted_power(design, data, (effect,), key=key, repeats=settings.repeats).power)
+        more = Utility(effect * np.arange(of.levels.size + 1.0), of.noise, of.r2)
+        trial = Trial(more, ADDED["num_submodels"])
+        direct.append(knockoff_recovery([trial], ADDED["num_sources"] + 1, number, settings.repeats)[0].mean())
+    measured, expected = _mean(np.array(direct)), _mean(np.array(planted))
+    about = {"what": "planted_power", "game": "linear", "N": ADDED["num_sources"], "k": ADDED["num_effects"]}
+    about |= {"M": ADDED["num_submodels"], "fdr": 0.1, "predicted": expected["measured"]}
+    return about | {"predicted_se": expected["se"]} | measured
+
+
+def _mean(found: np.ndarray) -> dict[str, float]:
+    return {"measured": float(found.mean()), "se": float(found.std(ddof=1) / math.sqrt(found.size))}
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run all trials and return the records."""
+    if settings.smoke:
+        settings = dataclasses.replace(settings, sizes=((200, 10),), submodels=(400,), designs=1, runs=3, repeats=5)
+    begin, found = time.perf_counter(), []
+    for num_sources, k in settings.sizes:
+        found += of_size(num_sources, k, settings)
+        print(f"N = {num_sources}, k = {k}: done", flush=True)
+    found.append(added_source(settings))
+    if settings.smoke:
+        check(found)
+    about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
+    return {"records": found, "devices": environment.devices()} | about
+
+
+def check(found: list[dict[str, Any]]) -> None:
+    """End with an error if a prediction is far off; a plan may find more than it promises."""
+    for one in found:
+        if one["predicted"] is None:
+            continue
+        off = one["measured"] - one["predicted"]
+        if off < -0.35 or (off > 0.35 and one["what"] != "plan"):
+            raise SystemExit(f"the claim is not met: {one}")
+
+
+if __name__ == "__main__":
+    cli.use_all_cores()
+    chosen = tyro.cli(Settings, description=__doc__)
+    records.finish(main(chosen), chosen.json)
