@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks" / "results"
@@ -84,11 +85,43 @@ def fdr_table() -> str:
     for start in dict.fromkeys(key[:3] for key in found):
         cells = [found[(*start, *setting)] for setting in settings]
         game, design, rows = start
-        lines.append([game, design, f"{rows:,}", *(f"{cell['fdr']:.3f} / {cell['power']:.2f}" for cell in cells)])
+        lines.append([game, design, f"{rows:,}", *map(_rate_and_power, cells)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-TABLES = {"fdr": fdr_table, "demo": demo_table, "submodels": submodels_table, "lasso": lasso_table}
+def selection_table() -> str:
+    """Every option in the stored run of `experiments.selection_options`: on planted games, then on games of its own."""
+    run = json.loads((RESULTS / "selection_options.cpu-2-cores.json").read_text())
+    found = {tuple(r[name] for name in ("option", "game", "k", "q")): r for r in run["records"]}
+    settings = [("additive", 30, 0.1), ("saturating", 30, 0.1), ("majority", 10, 0.1)]
+    lines = [["option", *(f"{game}, k = {k}" for game, k, _ in settings), "overlap", "s a query"]]
+    lines.append([":--", *["---:"] * (2 + len(settings))])
+    for option in dict.fromkeys(key[0] for key in found if key[1:] == settings[0]):
+        cells = [found[option, *setting] for setting in settings]
+        overlap = [cell["jaccard"] for cell in cells if cell["jaccard"] is not None]
+        shown = f"{sum(overlap) / len(overlap):.2f}" if overlap else ""
+        lines.append([option, *map(_rate_and_power, cells), shown, f"{cells[0]['seconds']:.2g}"])
+    own = [["game", "selected by", "q = 0.1", "q = 0.2"], [":--", ":--", "---:", "---:"]]
+    for option, game, k in dict.fromkeys(key[:3] for key in found if key[1] in _OWN_GAMES):
+        own.append([game, option, *(_rate_and_power(found[option, game, k, q]) for q in (0.1, 0.2))])
+    first, second = ("\n".join("| " + " | ".join(line) + " |" for line in part) for part in (lines, own))
+    return f"{first}\n\n{second}"
+
+
+_OWN_GAMES = ("several queries", "difference", "stand-ins")
+
+
+def _rate_and_power(cell: dict[str, Any]) -> str:
+    return f"{cell['fdr']:.3f} / {cell['power']:.2f}"
+
+
+TABLES = {
+    "fdr": fdr_table,
+    "selection": selection_table,
+    "demo": demo_table,
+    "submodels": submodels_table,
+    "lasso": lasso_table,
+}
 
 
 def updated(text: str) -> str:
