@@ -108,6 +108,33 @@ def selection_table() -> str:
     return f"{first}\n\n{second}"
 
 
+def ablation_table() -> str:
+    """Error of every option in the stored run of `experiments.estimator_ablation`, a column per game."""
+    run = json.loads((RESULTS / "estimator_ablation.cpu-2-cores.json").read_text())
+    found = {(r["option"], r["game"], r["M"]): r for r in run["records"]}
+    names = list(dict.fromkeys(game for _, game, _ in found))
+    lines = [["option", *names], [":--", *["---:"] * len(names)]]
+    for option in dict.fromkeys(option for option, _, _ in found if option != "paper"):
+        cells = [
+            " / ".join(f"{found[key]['ratio']:.2f}" for key in sorted(found) if key[:2] == (option, game))
+            for game in names
+        ]
+        lines.append([option, *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def hierarchy_table() -> str:
+    """Precision and recall at both levels in the stored run of `experiments.hierarchy`."""
+    run = json.loads((RESULTS / "hierarchy.cpu-2-cores.json").read_text())
+    lines = [["data", "design", "level", "poisoned", "precision", "recall", "submodels"]]
+    lines.append([":--", ":--", ":--", *["---:"] * 4])
+    for r in run["records"]:
+        precision = "" if r["precision"] is None else f"{r['precision']:.2f}"
+        counts = f"{r['poisoned']}", precision, f"{r['recall']:.2f}", f"{r['num_submodels']:,}"
+        lines.append([r["data"], r["design"], r["level"], *counts])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 _OWN_GAMES = ("several queries", "difference", "stand-ins")
 
 
@@ -118,6 +145,8 @@ def _rate_and_power(cell: dict[str, Any]) -> str:
 TABLES = {
     "fdr": fdr_table,
     "selection": selection_table,
+    "ablation": ablation_table,
+    "hierarchy": hierarchy_table,
     "demo": demo_table,
     "submodels": submodels_table,
     "lasso": lasso_table,

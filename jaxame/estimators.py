@@ -53,7 +53,6 @@ class Options(TypedDict, total=False):
     """Options of an estimate, which `ame` and `shapley` hand on to `estimate_ame`."""
 
     prior: ArrayLike | None
-    adaptive: bool
     interactions: bool
     shrunken: bool
     copies: int
@@ -225,7 +224,6 @@ def estimate_ame(
     *,
     law: Law | None = None,
     prior: ArrayLike | None = None,
-    adaptive: bool = False,
     interactions: bool = False,
     shrunken: bool = True,
     copies: int = 4,
@@ -251,8 +249,6 @@ def estimate_ame(
       prior: `[N]` or `[Q, N]` scores >= 0, any unit, larger for sources that are more likely to matter: the LASSO
         penalises these less, by up to 4 times either way, for the queries whose cross-validated error falls by that.
         Values only; the selection does not use it.
-      adaptive: penalise each source in inverse proportion to its first coefficient (Zou 2006). Values only. Pays where
-        submodels are many, see `experiments/estimator_ablation.py`.
       interactions: fit the values with products of the chosen sources' memberships, see `jaxame.interactions`.
       shrunken: whether the values are corrected by one step and shrunken by empirical Bayes, see `jaxame.values`;
         otherwise they are plain least squares on the LASSO's support, and zero outside of it.
@@ -302,7 +298,6 @@ def estimate_ame(
         lambda factor: make_problem(columns, targets, *regression, fold, factor=factor),
         lambda problem: cross_validate(problem, keep_folds=keep_folds, devices=devices, progress=progress),
         scores,
-        adaptive,
     )
     importance, converged = np.zeros((targets.shape[1], draws, 1, design.num_sources)), fit.converged
     copy_key = design.key if knockoff_key is None else knockoff_key
@@ -346,7 +341,6 @@ def estimate_ame(
             "coding": design.coding,
             "paired": design.paired,
             "prior": scores is not None,
-            "adaptive": adaptive,
             "interactions": interactions,
             "shrunken": shrunken,
             "num_submodels": design.num_submodels,
@@ -416,12 +410,11 @@ def check_options(
     folds: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     prior: ArrayLike | None = None,
-    adaptive: bool = False,
     interactions: bool = False,
     shrunken: bool = True,
 ) -> int:
     """Check the options of an estimate, but for those of its values, and return the number of folds."""
-    del devices, prior, adaptive, shrunken
+    del devices, prior, shrunken
     checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
     needs = "interactions=False for a nested design, whose products are not those of independent memberships"
     checks.require(not interactions or design.parent is None, needs, interactions)

@@ -1,4 +1,4 @@
-"""Penalty factors that differ between sources: from a cheap prior, or from a first fit (the adaptive LASSO)."""
+"""Penalty factors that differ between sources: from a cheap prior."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,6 @@ from jaxame.lasso import CrossValidation, Problem
 from jaxame.lasso.crossval import either
 
 _LARGEST_FACTOR = 4.0
-_SMALLEST_SHARE = 1e-3  # of the largest first coefficient: those below count as this large
 
 
 def check_prior(prior: Any, num_queries: int, num_sources: int) -> np.ndarray:
@@ -34,44 +33,28 @@ def prior_factors(scores: np.ndarray) -> np.ndarray:
     return mean / np.clip(scores, mean / _LARGEST_FACTOR, mean * _LARGEST_FACTOR)
 
 
-def adaptive_factors(coef: np.ndarray) -> np.ndarray:
-    """Return the factors `largest |coef| / |coef|`, between 1 and 1,000, of first coefficients `[Q, N]`."""
-    size = np.abs(coef)
-    largest = size.max(axis=1, keepdims=True)
-    return np.where(largest > 0, largest, 1.0) / np.where(largest > 0, np.maximum(size, _SMALLEST_SHARE * largest), 1.0)
-
-
 def cross_validate_weighted(
     pose: Callable[[np.ndarray | None], Problem],
     solve: Callable[[Problem], CrossValidation],
     scores: np.ndarray | None,
-    adaptive: bool,
 ) -> tuple[CrossValidation, np.ndarray | None]:
-    """Fit without penalty factors, then with those asked for.
+    """Fit without penalty factors, and with those of a prior if there is one.
 
     A query takes the factors of the prior only if they lower its cross-validated error, so that a prior which knows
-    nothing costs a fit and little else. The folds of an adaptive fit share factors that come from all rows.
+    nothing costs a fit and little else.
 
     Args:
       pose: makes the problem with factors `[Q, N]`, or None for equal ones.
       solve: fits it.
       scores: `[Q, N]` from `check_prior`, or None.
-      adaptive: fit again with `adaptive_factors` of the fit at `lambda_min`.
 
     Returns:
       the fit, and the factors `[Q, N]` of the problem that it solves, None if all are 1.
-
-    References:
-      Zou, JASA 101, 2006 (adaptive LASSO); Bühlmann and van de Geer, Statistics for High-Dimensional Data, 2011,
-      section 2.8 (with a first LASSO fit).
     """
-    fit, factor = solve(pose(None)), None
-    if scores is not None:
-        guided = prior_factors(scores)
-        other = solve(pose(guided))
-        better = np.nanmin(other.error_mean, axis=0) < np.nanmin(fit.error_mean, axis=0)
-        fit, factor = either(better, other, fit), np.where(better[:, None], guided, 1.0)
-    if adaptive:
-        factor = adaptive_factors(fit.coef_min)
-        fit = solve(pose(factor))
-    return fit, factor
+    fit = solve(pose(None))
+    if scores is None:
+        return fit, None
+    guided = prior_factors(scores)
+    other = solve(pose(guided))
+    better = np.nanmin(other.error_mean, axis=0) < np.nanmin(fit.error_mean, axis=0)
+    return either(better, other, fit), np.where(better[:, None], guided, 1.0)

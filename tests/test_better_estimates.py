@@ -15,7 +15,7 @@ from jaxame.features import code, exact_columns
 from jaxame.games import Additive, Majority, Saturating, Threshold, UnanimitySum
 from jaxame.interactions import refit_with_products
 from jaxame.lasso import DenseColumns, assign_folds, certify, cross_validate, make_problem, refit
-from jaxame.penalties import adaptive_factors, prior_factors
+from jaxame.penalties import prior_factors
 
 pytestmark = pytest.mark.slow  # under one version of Python
 
@@ -44,11 +44,6 @@ def plain(design, noisy):
     return estimate(design, noisy)
 
 
-@pytest.fixture(scope="module")
-def adaptive(design, noisy):
-    return estimate(design, noisy, adaptive=True)
-
-
 @pytest.mark.parametrize("side_by_side", [True, False])
 def test_every_query_may_have_its_own_factors(monkeypatch, side_by_side):
     if not side_by_side:
@@ -72,27 +67,25 @@ def test_factors_by_hand():
     scores = np.array([[0.0, 1.0, 3.0, 0.0], [100.0, 100.0, 100.0, 100.0]])
     np.testing.assert_allclose(prior_factors(scores), [[4.0, 1.0, 1 / 3, 4.0], [1.0] * 4])
     np.testing.assert_allclose(prior_factors(7 * scores), prior_factors(scores))
-    np.testing.assert_allclose(
-        adaptive_factors(np.array([[-2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])), [[1.0, 2.0, 1000.0], [1.0, 1.0, 1.0]]
-    )
 
 
-def test_adaptive_fits_agree_with_scikit_learn(design, noisy, plain, adaptive):
+def test_fits_with_a_prior_agree_with_scikit_learn(design, noisy):
     """`c |b|` is `|c b|` on the column divided by `c`; the intercepts per `p` are taken off beforehand."""
-    adaptive.check()
-    coding, factor = code(design), adaptive_factors(plain.lasso_min)
+    truth = np.abs(GAME.ame(GRID))
+    guided, plain = (estimate(design, noisy, prior=prior).check() for prior in (truth, None))
+    coding, factor = code(design), prior_factors(truth)
     x, root = exact_columns(design, coding, np.arange(N)), np.sqrt(coding.weight / coding.weight.sum())[:, None]
     z = root * coding.z
-    for q in range(Q):
-        penalty = adaptive.cv_penalty[np.nanargmin(adaptive.cv_error[:, q]), q]
+    taken = np.nanmin(guided.cv_error, axis=0) < np.nanmin(plain.cv_error, axis=0)
+    assert taken.sum() >= 2
+    for q in np.flatnonzero(taken):
+        penalty = guided.cv_penalty[np.nanargmin(guided.cv_error[:, q]), q]
         both = np.column_stack([root * x / factor[q], root[:, 0] * noisy[:, q]])
         both = (both - z @ np.linalg.lstsq(z, both)[0]) * np.sqrt(M)
         peer = Lasso(alpha=penalty, fit_intercept=False, tol=1e-10, max_iter=100_000).fit(both[:, :-1], both[:, -1])
-        np.testing.assert_allclose(
-            adaptive.lasso_min[q], peer.coef_ / factor[q], atol=2e-3 * np.abs(adaptive.lasso_min[q]).max()
-        )
-        largest = np.abs(plain.lasso_min[q]).max()
-        assert np.abs(adaptive.lasso_min[q] - plain.lasso_min[q]).max() > 5e-3 * largest  # another problem
+        largest = np.abs(guided.lasso_min[q]).max()
+        np.testing.assert_allclose(guided.lasso_min[q], peer.coef_ / factor[q], atol=2e-3 * largest)
+        assert np.abs(guided.lasso_min[q] - plain.lasso_min[q]).max() > 5e-3 * largest  # another problem
 
 
 def error(values):

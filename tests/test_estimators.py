@@ -200,7 +200,7 @@ def test_about_says_what_was_run(result):
         "coding": "weighted",
         "paired": False,
         "prior": False,
-        "adaptive": False,
+        "shrunken": True,
         "interactions": False,
         "num_submodels": M,
         "num_sources": N,

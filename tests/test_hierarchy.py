@@ -19,6 +19,7 @@ from jaxame.games import TwoLevel
 from jaxame.hierarchy import NestedDesign, Tree, estimate_nested, nested, sample_nested_design, two_stage
 from jaxame.lasso import shard_columns
 from jaxame.planning import planted_power
+from jaxame.randomisation import randomisation_p_values
 
 LAW, WITHIN = Grid((0.3, 0.5, 0.7)), Grid((0.4, 0.8))
 TREE = Tree(np.repeat(np.arange(12), 4))
@@ -220,9 +221,10 @@ def test_least_squares_on_the_codes_finds_the_closed_form(law, within, paired):
 
 @pytest.fixture(scope="module")
 def both_levels():
-    return nested(GAME, key=KEY, num_submodels=1500, tree=TREE, law=LAW, within=WITHIN, redraws=99, **OPTIONS)
+    return nested(GAME, key=KEY, num_submodels=1500, tree=TREE, law=LAW, within=WITHIN, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_both_levels_are_estimated_in_their_unit(both_levels):
     truths = GAME.user_ame(LAW, WITHIN), GAME.post_ame(LAW, WITHIN)
     for result, truth, true in zip((both_levels.users, both_levels.posts), truths, (USERS, POSTS), strict=True):
@@ -232,11 +234,18 @@ def test_both_levels_are_estimated_in_their_unit(both_levels):
         chosen = result.select(fdr=0.25).indices
         assert np.isin(chosen, true).mean() >= 0.5
         assert len(set(chosen) & set(true)) >= len(true) - 2
-        exact = result.p_values(exact=True)[0]
-        assert exact[truth == 0].mean() > 0.35
-        assert np.median(exact[list(true)]) <= 0.02
 
 
+@pytest.mark.slow
+def test_the_exact_test_holds_for_posts():
+    design = draw(1500)
+    found = randomisation_p_values(design.posts, evaluate(GAME, design.posts).astype(np.float64), KEY, 99)
+    exact, truth = np.minimum(1.0, 2 * found[0].min(axis=0)), GAME.post_ame(LAW, WITHIN)
+    assert exact[truth == 0].mean() > 0.35
+    assert np.median(exact[list(POSTS)]) <= 0.02
+
+
+@pytest.mark.slow
 def test_results_say_what_they_are_and_can_be_kept(both_levels, tmp_path):
     design = draw(1500)
     variance = evaluate(GAME, design.posts).astype(np.float64).var(axis=0, ddof=1)
@@ -265,17 +274,17 @@ def replicate(rng):
 
 @pytest.mark.slow
 def test_false_discoveries_stay_rare_at_both_levels():
-    """100 replicates, twenty on each design: the rate is the mean over designs, with its error."""
+    """Fifty replicates, ten on each design: the rate is the mean over designs, with its error."""
     rng, rate, level = np.random.default_rng(3), {"users": [], "posts": []}, 0.2
     power = {"users": [], "posts": []}
     for number in range(5):
         design = draw(600, MANY, key=jax.random.key(number), law=Grid((0.4, 0.6)), within=PointMass(0.5))
-        games, *truths = zip(*(replicate(rng) for _ in range(20)), strict=True)
+        games, *truths = zip(*(replicate(rng) for _ in range(10)), strict=True)
         utilities = np.concatenate([evaluate(game, design.posts) for game in games], axis=1)
         utilities = utilities + rng.normal(size=utilities.shape) * utilities.std(axis=0) / 3
         result = estimate_nested(design, utilities, copies=4, folds=3)
         for name, responsible in zip(("users", "posts"), truths, strict=True):
-            chosen = [getattr(result, name).select(level, q, alternative="greater").indices for q in range(20)]
+            chosen = [getattr(result, name).select(level, q, alternative="greater").indices for q in range(10)]
             pairs = list(zip(chosen, responsible, strict=True))
             rate[name].append(np.mean([(~true[own]).sum() / max(1, own.size) for own, true in pairs]))
             power[name].append(np.mean([true[own].sum() / true.sum() for own, true in pairs]))
@@ -328,6 +337,7 @@ def two_stages():
     return game, result
 
 
+@pytest.mark.slow
 def test_second_stage_takes_the_posts_of_the_selected_users(two_stages, tmp_path):
     result = two_stages[1]
     chosen = result.selection.indices
@@ -343,6 +353,7 @@ def test_second_stage_takes_the_posts_of_the_selected_users(two_stages, tmp_path
     assert_same(jaxame.load(tmp_path / "posts"), result.posts)
 
 
+@pytest.mark.slow
 def test_second_stage_is_a_fresh_experiment(two_stages):
     game, result = two_stages
     keys, masks = (np.concatenate(part) for part in zip(*game.calls, strict=True))
@@ -364,6 +375,7 @@ def test_sources_of_the_second_stage():
     np.testing.assert_array_equal(group, [0, 1, 2])
 
 
+@pytest.mark.slow
 def test_without_a_selected_user_there_is_no_second_stage():
     game = Recorded(TwoLevel(TREE.user, (), ((),), np.zeros(1)))
     result = two_stage(game, key=KEY, num_submodels=(1500, 600), tree=TREE, law=LAW, fdr=0.25, query="all", **OPTIONS)
