@@ -8,6 +8,12 @@ The games are those of `experiments.sample_complexity`, with its noise; detectab
 of 1. `measured` is the mean share of the responsible sources that are found, with its standard error over runs, which
 share two designs; `factor` is that of `k ln N / R2` which the rows are. `planted_power` and the truth are means over
 eight data sets each. Plans for more than 2,000 rows are left out to keep the experiment short.
+
+Result (`results/planning.cpu-2-cores.json`, 158 s on two cores): as many rows as planned find .99 and more in all five
+settings; two thirds of them .94 and more; fewer than half of them .64 to 1. So the plan has something in hand. Effects
+of `detectable_effect` at a power of .9 are found in .86 to .96 (standard errors .02 to .04); at a power of .5 in .24
+and .28 (.09), as selections near the floor of `1 / (c q)` find most or nothing. `planted_power` says .37 (.07) where a
+source that was there from the start is found in .33 (.03).
 """
 
 import dataclasses
