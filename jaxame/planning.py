@@ -55,9 +55,10 @@ def plan(num_effects: int, num_sources: int, r2: float) -> int:
     """Return how many submodels find nine in ten of the sources that matter.
 
     `M90 = 4.5 k ln N / R2`, for `k` effects of about equal size. With as many rows, knockoff selection with four copies
-    at a false discovery rate of .1 found .99 and more of them in five settings of three games with 10 to 30 effects, with
-    a factor of 3 at least .94 (`python -m experiments.planning`). For exactly these sources on the LASSO's path in 90 %
-    of the runs the factor was 2.6 to 6.0, largest for a majority vote of 31 (`python -m experiments.sample_complexity`).
+    at a false discovery rate of .1 found .99 and more of them in five settings of three games with 10 to 30 effects;
+    with a factor of 3, .94 and more (`python -m experiments.planning`). For exactly these sources on the LASSO's path
+    in 90 % of the runs the factor was 2.6 to 6.0, largest for a majority vote of 31 (`python -m
+    experiments.sample_complexity`).
 
     Args:
       num_effects: `k`, how many sources matter.
