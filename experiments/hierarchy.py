@@ -13,19 +13,18 @@ there, scikit-learn's digits in 120 groups of twelve are poisoned likewise. Subm
 regressions: on newsgroups, of which of the 500 most frequent words are in a post.
 
 Who is poisoned is used for scoring only. Precision counts the poisoned among those selected, recall the selected among
-all poisoned. An unpoisoned user can be selected without mistake: a clean writer moves the query a little, and with
-more submodels that shows. So on MNIST the first stage is small. Settings were
-chosen on seed 100, where every poisoned writer moved the query by at least .098 and no other one by more than .032;
-with 300 submodels, 14 to 16 writers were
-selected at this level, the ten poisoned ones among them, and so 200 were taken.
+all poisoned. An unpoisoned user can be selected without mistake: a clean writer moves the query a little, and with more
+submodels that shows. So on MNIST the first stage is small: on seed 100, on which settings were chosen, every poisoned
+writer moved the query by at least .098 and no other one by more than .032, and with 300 submodels 14 to 16 writers were
+selected, the ten poisoned ones among them; so 200 were taken. Its second stage is as long as `jaxame.planning.plan` says
+for 180 effects and `R2 = 1`.
 
-Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies; a run per data set, the records put together;
-seconds are those of a whole design, compilation included, while five to ten other jobs had the same two cores):
+Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies, 458 s on two cores that also did other work):
 
 - Newsgroups, two-stage: users 1.00 precision and 1.00 recall from 600 submodels, posts 1.00 and 1.00 from 1,200 more.
 - Newsgroups, nested: users 1.00 and 1.00, posts .88 and 1.00, both from the same 2,000 submodels.
-- MNIST, two-stage: users .91 and 1.00 from 200 submodels; posts 1.00 and .15 from 1,000 more, which is few for 180
-  poisoned digits among 769 sources. `nested` is not run there, with 12,931 posts.
+- MNIST, two-stage: users .91 and 1.00 from 200 submodels; posts 1.00 and .67 from 5,400 more: 180 poisoned digits are
+  many to tell apart among 769 sources. With 1,000 it was .15. `nested` is not run there, with 12,931 posts.
 """
 
 import dataclasses
