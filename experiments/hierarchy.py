@@ -16,8 +16,8 @@ Who is poisoned is used for scoring only. Precision counts the poisoned among th
 all poisoned. An unpoisoned user can be selected without mistake: a clean writer moves the query a little, and with more
 submodels that shows. So on MNIST the first stage is small: on seed 100, on which settings were chosen, every poisoned
 writer moved the query by at least .098 and no other one by more than .032, and with 300 submodels 14 to 16 writers were
-selected, the ten poisoned ones among them; so 200 were taken. Its second stage is as long as `jaxame.planning.plan` says
-for 180 effects and `R2 = 1`.
+selected, the ten poisoned ones among them; so 200 were taken. Its second stage is as long as `jaxame.planning.plan`
+says for 180 effects and `R2 = 1`.
 
 Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies, 458 s on two cores that also did other work):
 
