@@ -38,7 +38,10 @@ def shrink(estimate: np.ndarray, stderr: np.ndarray) -> Posterior:
     mean, sd = estimate.astype(np.float64), np.zeros(estimate.size)
     noisy = stderr > 0
     if noisy.any():
-        mean[noisy], sd[noisy] = _posterior(mean[noisy], stderr[noisy].astype(np.float64))
+        # A power of 2, so that estimates in a unit which differs by one have the same bits.
+        unit = np.exp2(np.floor(np.log2(np.median(stderr[noisy]))))
+        found = _posterior(mean[noisy] / unit, stderr[noisy] / unit)
+        mean[noisy], sd[noisy] = found.mean * unit, found.sd * unit
     return Posterior(mean, sd)
 
 

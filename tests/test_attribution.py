@@ -58,6 +58,17 @@ def test_intervals_and_p_values_are_those_of_the_normal_distribution(result):
     np.testing.assert_array_equal(both[2:], 1.0)  # nothing moves a constant
 
 
+def test_q_values_are_the_rates_at_which_benjamini_hochberg_selects(result):
+    p, q = result.p_values(), result.q_values()
+    for own, found in zip(p, q, strict=True):
+        order = np.argsort(own)
+        steps = own[order] * N / np.arange(1, N + 1)
+        np.testing.assert_allclose(found[order], np.minimum(1, np.minimum.accumulate(steps[::-1])[::-1]))
+    for rate in (0.01, 0.2):
+        chosen = result.select(rate, 0, method="bh-approximate").indices
+        np.testing.assert_array_equal(np.sort(chosen), np.flatnonzero(q[0] <= rate))
+
+
 def test_what_needs_standard_errors_says_so(result):
     bare = dataclasses.replace(result, stderr=None)
     for ask in (bare.interval, bare.p_values):

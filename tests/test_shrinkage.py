@@ -76,6 +76,8 @@ def test_units_do_not_matter():
         scaled, found = shrink(unit * d, abs(unit) * s), shrink(d, s)
         np.testing.assert_allclose(scaled.mean, unit * found.mean)
         np.testing.assert_allclose(scaled.sd, abs(unit) * found.sd)
+    scaled = shrink(-(2.0**20) * d, 2.0**20 * s)
+    np.testing.assert_array_equal(scaled.mean, -(2.0**20) * found.mean)
 
 
 def test_nothing_but_noise_is_pulled_to_zero_and_large_effects_stay():

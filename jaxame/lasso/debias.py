@@ -6,6 +6,8 @@ import numpy as np
 
 from jaxame.lasso.certificate import Matrix
 
+_ROUNDING = 1e-12  # of the largest target
+
 
 class OneStep(NamedTuple):
     """Coefficients `[Q, P]` and their standard errors `[Q, P]`."""
@@ -73,6 +75,9 @@ def step_from(
     for q, own in enumerate(root.T):
         own_z = own[:, None] * design.z
         residual[:, q] -= own_z @ np.linalg.lstsq(own_z, residual[:, q])[0]
+        # What rounding leaves of a target that is explained is no noise.
+        if np.abs(residual[:, q]).max() <= _ROUNDING * np.abs(own * y[:, q]).max():
+            residual[:, q] = 0.0
         freedom = terms[q] + np.linalg.matrix_rank(own_z)
         num_units = _count_units(kept[:, q] & (own > 0), design.cross is not None)
         left[q] = max(1.0 - freedom / num_units, 1.0 / num_units)
