@@ -73,7 +73,8 @@ class Settings:
     digits_truth: int = 6000
     """Submodels behind the digits' reference."""
     smoke: bool = False
-    """Two replicates of 500 submodels, no digits; ends with an error if the claim is plainly not met."""
+    """Two replicates of 500 submodels, from the paper's estimator to the default; ends with an error if the claim is
+    plainly not met."""
     json: Path | None = None
     """File for the records."""
     figure: Path | None = None
@@ -107,9 +108,12 @@ def priors(truth: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]
 
 
 def estimates(
-    measure: Measure, key: jax.Array, num_rows: int, num_sources: int, prior: dict[str, np.ndarray]
+    measure: Measure, key: jax.Array, num_rows: int, num_sources: int, prior: dict[str, np.ndarray], steps_only: bool
 ) -> dict[str, np.ndarray]:
-    """Return the values `[Q, N]` of every option; `measure(design, number)` gives utilities `[M, Q]`."""
+    """Return the values `[Q, N]` of every option, or of those from the paper's estimator to the default only.
+
+    `measure(design, number)` gives utilities `[M, Q]`.
+    """
 
     def draw(**options: Any) -> Design:
         return sample_design(key, LAW, num_submodels=num_rows, num_sources=num_sources, **options)
@@ -124,14 +128,17 @@ def estimates(
         own = default.lasso_1se
         return estimate_values(design, code(design), utilities, own, interactions=interactions, shrunken=shrunken).mean
 
-    paired = draw(paired=True)
-    centered = draw(coding="centered")
-    return {
+    steps = {
         "paper": paper(as_paper, utilities),
         "intercepts": fit(as_paper, utilities).lasso_1se,
         "weighted": default.lasso_1se,
         "relaxed": from_lasso(shrunken=False),
         "default": default.values,
+    }
+    if steps_only:
+        return steps
+    paired, centered = draw(paired=True), draw(coding="centered")
+    return steps | {
         "centered": fit(centered, measure(centered, 1)).values,
         "paired": fit(paired, measure(paired, 2)).values,
         "interactions": from_lasso(interactions=True),
@@ -165,7 +172,7 @@ def exact(planted: list[Any], masks: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(game(None, masks), np.float64) for game in planted], axis=1)
 
 
-def closed_form(num_rows: int, number: int) -> dict[tuple[str, str], float]:
+def closed_form(num_rows: int, number: int, steps_only: bool) -> dict[tuple[str, str], float]:
     """Return the squared error of every game and option in one replicate."""
     seed = [SEED, num_rows, number]
     rng = np.random.default_rng(seed)
@@ -180,8 +187,9 @@ def closed_form(num_rows: int, number: int) -> dict[tuple[str, str], float]:
         return clean + np.random.default_rng([*seed, stream]).normal(size=clean.shape) * spread
 
     truth, values = (np.stack([game.ame(law) for game in planted]) for law in (LAW, SHAPLEY))
-    found = estimates(measure, keys[0], num_rows, NUM_SOURCES, priors(truth, rng))
-    found |= shapley(planted, measure, keys[0], num_rows)
+    found = estimates(measure, keys[0], num_rows, NUM_SOURCES, priors(truth, rng), steps_only)
+    if not steps_only:
+        found |= shapley(planted, measure, keys[0], num_rows)
     return {
         (game, option): float(((one[q] - (values if "shapley" in option else truth)[q]) ** 2).sum())
         for option, one in found.items()
@@ -204,7 +212,7 @@ def digits(settings: Settings) -> dict[tuple[str, int, str], list[float]]:
         num_rows = round(share * DIGITS.num_train)
         for number in range(settings.digits):
             own = jax.random.fold_in(jax.random.fold_in(key, num_rows), number)
-            found = estimates(lambda design, _: evaluate(game, design), own, num_rows, DIGITS.num_train, prior)
+            found = estimates(lambda design, _: evaluate(game, design), own, num_rows, DIGITS.num_train, prior, False)
             for option, values in found.items():
                 error = ((values - halves[0]) * (values - halves[1])).sum(axis=1).mean()
                 errors.setdefault(("digits", num_rows, option), []).append(float(error))
@@ -252,7 +260,7 @@ def main(settings: Settings) -> dict[str, Any]:
     for share in settings.rows:
         num_rows = round(share * NUM_SOURCES)
         for number in range(settings.replicates):
-            for (game, option), error in closed_form(num_rows, number).items():
+            for (game, option), error in closed_form(num_rows, number, settings.smoke).items():
                 errors.setdefault((game, num_rows, option), []).append(error)
             print(f"M = {num_rows}, {number}: {time.perf_counter() - begin:.0f} s", flush=True)
     if settings.digits:

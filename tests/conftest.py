@@ -9,7 +9,7 @@ import jax
 import pytest
 
 # Every compiled function takes several memory mappings. Linux allows a process 65,530, and past that XLA crashes.
-_MANY_MAPPINGS = 15_000
+_MANY_MAPPINGS = 30_000
 
 
 @pytest.fixture(scope="module", autouse=True)
