@@ -1,6 +1,7 @@
 """The ablation: what it counts, its small run, and that its check can fail."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,9 +53,13 @@ def test_the_check_can_fail():
 def test_small_run_writes_records_and_a_figure(tmp_path):
     command = [sys.executable, "-m", "experiments.estimator_ablation", "--smoke"]
     files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    # Not the tests' eight devices: every function would be compiled for each.
+    own = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [*command, *files], cwd=ROOT, env=own, capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     cells = json.loads((tmp_path / "records.json").read_text())["records"]
-    assert len(cells) == 6 * 5  # games, options
+    assert len(cells) == 2 * 5  # games, options
     assert all(np.isfinite(cell["l2_error"]) and cell["replicates"] == 2 for cell in cells)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
