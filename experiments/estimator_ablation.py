@@ -286,7 +286,9 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     """Draw the ratio of every option, a panel per game."""
     names = list(dict.fromkeys(cell["game"] for cell in cells))
     options = list(dict.fromkeys(cell["option"] for cell in cells if cell["option"] != "paper"))
-    figure, axes = plt.subplots(2, -(-len(names) // 2), figsize=(15, 9), sharex=True, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        2, -(-len(names) // 2), figsize=(15, 9), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, name in zip(axes.flat, names, strict=False):
         for shift, num_rows in enumerate(sorted({cell["M"] for cell in cells if cell["game"] == name})):
             own = [c for c in cells if (c["game"], c["M"]) == (name, num_rows) and c["option"] != "paper"]
