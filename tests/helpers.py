@@ -1,6 +1,7 @@
 """Sizes and games that the tests share: every new shape costs seconds of compilation."""
 
 import dataclasses
+import os
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from jaxame.design import Grid
 
 M, N, Q, FOLDS, COPIES = 720, 24, 6, 5, 4
 GRID = Grid((0.2, 0.4, 0.6, 0.8))
+# Of a program run by a test: not the tests' eight devices, as every function would be compiled for each.
+OWN_DEVICES = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 SIZES = {"num_submodels": M, "folds": FOLDS, "copies": COPIES}
 
 

@@ -1,7 +1,6 @@
 """The ablation: what it counts, its small run, and that its check can fail."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import OWN_DEVICES
 
 from experiments import estimator_ablation as ablation
 from jaxame.design import sample_design
@@ -53,10 +53,8 @@ def test_the_check_can_fail():
 def test_small_run_writes_records_and_a_figure(tmp_path):
     command = [sys.executable, "-m", "experiments.estimator_ablation", "--smoke"]
     files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    # Not the tests' eight devices: every function would be compiled for each.
-    own = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
-        [*command, *files], cwd=ROOT, env=own, capture_output=True, text=True, check=False, timeout=600
+        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     cells = json.loads((tmp_path / "records.json").read_text())["records"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import OWN_DEVICES
 
 from experiments import fdr_calibration
 from jaxame.design import Grid, sample_design
@@ -57,7 +58,9 @@ def test_the_check_can_fail():
 def test_small_run_writes_records_and_a_figure(tmp_path):
     command = [sys.executable, "-m", "experiments.fdr_calibration", "--smoke"]
     files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     cells = json.loads((tmp_path / "records.json").read_text())["records"]
     levels = sum(len(levels) for (_, copies), levels in fdr_calibration.LEVELS.items() if copies == 4)

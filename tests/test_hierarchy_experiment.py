@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import OWN_DEVICES
 
 from experiments import hierarchy as experiment
 from jaxame import hierarchy
@@ -55,7 +56,7 @@ def test_figure_is_drawn_where_nothing_was_selected(tmp_path):
 @pytest.mark.slow
 def test_small_run_writes_records(tmp_path):
     command = [sys.executable, "-m", "experiments.hierarchy", "--smoke", "--json", tmp_path / "records.json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     cells = json.loads((tmp_path / "records.json").read_text())["records"]
     assert [cell["level"] for cell in cells] == ["user", "post"]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from helpers import OWN_DEVICES
 
 from experiments import interval_coverage as coverage
 from jaxame.design import sample_design
@@ -86,7 +87,9 @@ def test_the_check_can_fail():
 def test_small_run_writes_records_and_a_figure(tmp_path):
     command = [sys.executable, "-m", "experiments.interval_coverage", "--smoke"]
     files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     cells = json.loads((tmp_path / "records.json").read_text())["records"]
     assert len(cells) == 3 * 2 * 2  # games, kinds, with an effect or not

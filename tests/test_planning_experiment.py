@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import OWN_DEVICES
 
 from experiments import planning as experiment
 from jaxame import planning
@@ -46,7 +47,7 @@ def test_the_check_can_fail():
 @pytest.mark.slow
 def test_small_run_writes_records(tmp_path):
     command = [sys.executable, "-m", "experiments.planning", "--smoke", "--json", tmp_path / "records.json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "records.json").read_text())["records"]
     assert {"what", "game", "N", "k", "M", "predicted", "measured", "se"} <= set(found[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import OWN_DEVICES
 
 from experiments import selection_options as experiment
 
@@ -59,7 +60,9 @@ def test_the_check_can_fail():
 def test_small_run_writes_records_and_a_figure(tmp_path):
     command = [sys.executable, "-m", "experiments.selection_options", "--smoke"]
     files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(
+        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=400
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     cells = json.loads((tmp_path / "records.json").read_text())["records"]
     assert len(cells) == 2 * (3 * 5 + 3 + 2 + 2)  # levels; options and games, ways of the other three
