@@ -23,10 +23,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from experiments import records
-from jaxame import cli, demo, environment
+from jaxame import demo, environment
 from jaxame.design import Design, Grid, sample_design
 from jaxame.estimators import evaluate
 
@@ -97,6 +96,4 @@ def measure(design: Design, utilities: np.ndarray) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    records.finish(main(chosen), chosen.json)
+    records.run(Settings, main, __doc__)

@@ -44,10 +44,9 @@ from typing import Any
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 from experiments import records
-from jaxame import cli, demo, environment, estimate_ame, evaluate, games
+from jaxame import demo, environment, estimate_ame, evaluate, games
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Grid, TruncatedUniform, sample_design
 from jaxame.features import code, mask_columns
@@ -282,8 +281,9 @@ def check(cells: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the claim is not met: {bad}")
 
 
-def draw(cells: list[dict[str, Any]], path: Path) -> None:
+def draw(results: dict[str, Any], path: Path) -> None:
     """Draw the ratio of every option, a panel per game."""
+    cells = results["records"]
     names = list(dict.fromkeys(cell["game"] for cell in cells))
     options = list(dict.fromkeys(cell["option"] for cell in cells if cell["option"] != "paper"))
     figure, axes = plt.subplots(
@@ -312,9 +312,4 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    outcome = main(chosen)
-    records.finish(outcome, chosen.json)
-    if chosen.figure:
-        draw(outcome["records"], chosen.figure)
+    records.run(Settings, main, __doc__, draw)

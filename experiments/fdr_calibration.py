@@ -29,10 +29,9 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 from experiments import records
-from jaxame import cli, environment, games, knockoffs
+from jaxame import environment, games, knockoffs
 from jaxame.design import Design, Grid, redraw_masks, sample_design
 from jaxame.features import code, mask_columns
 from jaxame.lasso import entry_path, make_problem
@@ -157,8 +156,9 @@ def check(cells: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the claim is not met: {too_many or f'power {found:.2f} on the additive game'}")
 
 
-def draw(cells: list[dict[str, Any]], path: Path) -> None:
+def draw(results: dict[str, Any], path: Path) -> None:
     """Draw the false discovery rate and the power of knockoff+ in every cell: two rows of panels per kind of design."""
+    cells = results["records"]
     kinds = list(dict.fromkeys(cell["design"] for cell in cells))
     figure = plt.figure(figsize=(15, 1 + 5 * len(kinds)), layout="constrained")
     parts = figure.subfigures(len(kinds), 1, squeeze=False)[:, 0]
@@ -199,9 +199,4 @@ def _panels(figure: Any, cells: list[dict[str, Any]]) -> np.ndarray:
 _COLOURS = {0.05: "#0072b2", 0.1: "#d55e00", 0.2: "#009e73"}
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    outcome = main(chosen)
-    records.finish(outcome, chosen.json)
-    if chosen.figure:
-        draw(outcome["records"], chosen.figure)
+    records.run(Settings, main, __doc__, draw)

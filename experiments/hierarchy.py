@@ -38,10 +38,9 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-import tyro
 
 from experiments import records
-from jaxame import cli, data, environment, hierarchy, queries
+from jaxame import data, environment, hierarchy, queries
 from jaxame.design import PointMass
 from jaxame.submodels import TrainingGame, logistic
 
@@ -302,8 +301,9 @@ def check(cells: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the claim is not met: {bad or missed}")
 
 
-def draw(cells: list[dict[str, Any]], path: Path) -> None:
+def draw(results: dict[str, Any], path: Path) -> None:
     """Draw precision and recall of every data set and design, a panel per level; a dot for each seed."""
+    cells = results["records"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
     rows = list(dict.fromkeys((cell["data"], cell["design"]) for cell in cells))
     for ax, level in zip(axes, ("user", "post"), strict=True):
@@ -328,9 +328,4 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    outcome = main(chosen)
-    records.finish(outcome, chosen.json)
-    if chosen.figure:
-        draw(outcome["records"], chosen.figure)
+    records.run(Settings, main, __doc__, draw)

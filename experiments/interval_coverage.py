@@ -33,11 +33,10 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from scipy import stats
 
 from experiments import records
-from jaxame import cli, environment, estimate_ame, games, inference, stopping
+from jaxame import environment, estimate_ame, games, inference, stopping
 from jaxame.design import Beta, Design, Grid, Law, PointMass, TruncatedUniform, sample_design
 from jaxame.features import code, mask_columns
 from jaxame.lasso import assign_folds, cross_validate, make_problem
@@ -203,8 +202,9 @@ def check(cells: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the claim is not met: {wrong}")
 
 
-def draw(cells: list[dict[str, Any]], path: Path) -> None:
+def draw(results: dict[str, Any], path: Path) -> None:
     """Draw the coverage of every cell, a panel per game and kind of source."""
+    cells = results["records"]
     figure, axes = plt.subplots(
         2, len(GAMES), figsize=(11, 6), sharex=True, sharey=True, layout="constrained", squeeze=False
     )
@@ -244,9 +244,4 @@ def _points(cells: list[dict[str, Any]]) -> list[list[float]]:
 _COLOURS = dict(zip(LAWS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    outcome = main(chosen)
-    records.finish(outcome, chosen.json)
-    if chosen.figure:
-        draw(outcome["records"], chosen.figure)
+    records.run(Settings, main, __doc__, draw)

@@ -26,7 +26,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from experiments import records
 from experiments.sample_complexity import (
@@ -39,7 +38,7 @@ from experiments.sample_complexity import (
     plant,
     utility,
 )
-from jaxame import cli, environment, planning
+from jaxame import environment, planning
 
 SOUGHT = ((0.1, 0.5), (0.1, 0.9), (0.05, 0.9))  # false discovery rate and power of the effects planted
 FACTORS = (2.0, 3.0, 4.5)  # of `k ln N / R2`; the last one is that of the plan
@@ -152,6 +151,4 @@ def check(found: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    records.finish(main(chosen), chosen.json)
+    records.run(Settings, main, __doc__)

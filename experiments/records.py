@@ -1,8 +1,35 @@
-"""How experiments end: their records printed and, where asked for, written to a file."""
+"""How experiments run as programs, and how they end: records printed and, where asked for, written and drawn."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import tyro
+
+from jaxame import cli
+
+
+def run(
+    settings: type,
+    main: Callable[[Any], dict[str, Any]],
+    description: str | None,
+    draw: Callable[[dict[str, Any], Path], None] | None = None,
+) -> None:
+    """Run an experiment on all cores, as its command line says.
+
+    Args:
+      settings: dataclass of the flags, with a field `json` and, if there is something to draw, `figure`.
+      main: maps settings to results with `records`.
+      description: of the command line's help.
+      draw: draws the results to a file.
+    """
+    cli.use_all_cores()
+    chosen: Any = tyro.cli(settings, description=description)
+    results = main(chosen)
+    finish(results, chosen.json)
+    if draw is not None and chosen.figure:
+        draw(results, chosen.figure)
 
 
 def finish(results: dict[str, Any], path: Path | None) -> None:

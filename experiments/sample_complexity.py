@@ -39,13 +39,12 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from scipy import stats
 from sklearn.linear_model import lars_path_gram
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from experiments import records
-from jaxame import cli, environment, games, knockoffs
+from jaxame import environment, games, knockoffs
 from jaxame.design import Design, Grid, redraw_masks, sample_design
 from jaxame.features import code, exact_columns, mask_columns
 from jaxame.lasso import entry_path, make_problem
@@ -375,7 +374,10 @@ def main(settings: Settings) -> dict[str, Any]:
         cells += of_size(num_sources, settings, cells)
         print(f"N = {num_sources}: done after {time.perf_counter() - begin:.0f} s", flush=True)
     add_knockoffs(cells, settings)
-    outcome = {"records": cells, "fits": fits(cells)}
+    fitted = fits(cells)
+    outcome: dict[str, Any] = {"records": cells, "fits": fitted}
+    for scale, fit in fitted.items():
+        print(scale, fit, flush=True)
     if settings.smoke:
         check(outcome)
     seconds = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
@@ -459,10 +461,4 @@ _NEARLY_ALL, _TOO_FEW = 0.975, 0.75  # shares of the runs that end the search
 _COLOURS = {"linear": "#0072b2", "saturating": "#d55e00", "majority": "#009e73"}
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    outcome = main(chosen)
-    records.finish(outcome, chosen.json)
-    print(outcome["fits"])
-    if chosen.figure:
-        draw(outcome, chosen.figure)
+    records.run(Settings, main, __doc__, draw)

@@ -38,10 +38,9 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 from experiments import records
-from jaxame import cli, environment, estimate_ame, games
+from jaxame import environment, estimate_ame, games
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Grid, sample_design
 from jaxame.foreign import foreign_design
@@ -326,8 +325,9 @@ def check(cells: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the claim is not met: {too_many or f'power {power} on the saturating game'}")
 
 
-def draw(cells: list[dict[str, Any]], path: Path) -> None:
+def draw(results: dict[str, Any], path: Path) -> None:
     """Draw the false discovery rate and the power of every option, a column of panels per game."""
+    cells = results["records"]
     plain = [cell for cell in cells if cell["game"] not in REFERENCES]
     options = list(dict.fromkeys(cell["option"] for cell in plain))
     extra = [
@@ -373,9 +373,4 @@ def _panels(axes: np.ndarray, cells: list[dict[str, Any]], at: list[int], labels
 _COLOURS = {0.1: "#d55e00", 0.2: "#009e73"}
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    finished = main(chosen)
-    records.finish(finished, chosen.json)
-    if chosen.figure:
-        draw(finished["records"], chosen.figure)
+    records.run(Settings, main, __doc__, draw)

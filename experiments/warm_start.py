@@ -20,10 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import tyro
 
 from experiments import records
-from jaxame import cli, demo, environment
+from jaxame import demo, environment
 from jaxame.design import Grid
 from jaxame.submodels import compare
 
@@ -73,6 +72,4 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.use_all_cores()
-    chosen = tyro.cli(Settings, description=__doc__)
-    records.finish(main(chosen), chosen.json)
+    records.run(Settings, main, __doc__)

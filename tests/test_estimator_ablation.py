@@ -1,19 +1,13 @@
 """The ablation: what it counts, its small run, and that its check can fail."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-from helpers import OWN_DEVICES
+from helpers import small_run
 
 from experiments import estimator_ablation as ablation
 from jaxame.design import sample_design
 
-ROOT = Path(__file__).parents[1]
 CELL = {"game": "saturating", "M": 500, "option": "default"}
 
 
@@ -51,13 +45,6 @@ def test_the_check_can_fail():
 
 @pytest.mark.slow
 def test_small_run_writes_records_and_a_figure(tmp_path):
-    command = [sys.executable, "-m", "experiments.estimator_ablation", "--smoke"]
-    files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run(
-        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    cells = json.loads((tmp_path / "records.json").read_text())["records"]
+    cells = small_run("estimator_ablation", tmp_path)["records"]
     assert len(cells) == 2 * 5  # games, options
     assert all(np.isfinite(cell["l2_error"]) and cell["replicates"] == 2 for cell in cells)
-    assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -1,19 +1,13 @@
 """The experiment on false discovery rates: what it counts, its small run, and that its check can fail."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-from helpers import OWN_DEVICES
+from helpers import small_run
 
 from experiments import fdr_calibration
 from jaxame.design import Grid, sample_design
 
-ROOT = Path(__file__).parents[1]
 CELL = {"game": "additive", "design": "independent", "k": 10, "M": 500, "q": 0.1, "copies": 4, "method": "knockoff+"}
 
 
@@ -56,14 +50,7 @@ def test_the_check_can_fail():
 
 @pytest.mark.slow
 def test_small_run_writes_records_and_a_figure(tmp_path):
-    command = [sys.executable, "-m", "experiments.fdr_calibration", "--smoke"]
-    files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run(
-        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    cells = json.loads((tmp_path / "records.json").read_text())["records"]
+    cells = small_run("fdr_calibration", tmp_path)["records"]
     levels = sum(len(levels) for (_, copies), levels in fdr_calibration.LEVELS.items() if copies == 4)
     assert len(cells) == 2 * 3 * 2 * levels  # kinds of design, games, methods
     assert all(cell["replicates"] == 20 for cell in cells)
-    assert (tmp_path / "figure.png").stat().st_size > 10_000

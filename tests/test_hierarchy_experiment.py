@@ -1,19 +1,13 @@
 """The experiment on poisoned users: who is poisoned, its small run, and that its check can fail."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-from helpers import OWN_DEVICES
+from helpers import small_run
 
 from experiments import hierarchy as experiment
 from jaxame import hierarchy
 
-ROOT = Path(__file__).parents[1]
 CELL = {"data": "digits", "design": "two-stage", "precision": 1.0, "recall": 1.0}
 GOOD = [CELL | {"level": "user"}, CELL | {"level": "post"}]
 
@@ -49,15 +43,14 @@ def test_the_check_can_fail():
 
 
 def test_figure_is_drawn_where_nothing_was_selected(tmp_path):
-    experiment.draw([*GOOD, *(cell | {"precision": None, "design": "nested"} for cell in GOOD)], tmp_path / "f.png")
+    experiment.draw(
+        {"records": [*GOOD, *(cell | {"precision": None, "design": "nested"} for cell in GOOD)]}, tmp_path / "f.png"
+    )
     assert (tmp_path / "f.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_small_run_writes_records(tmp_path):
-    command = [sys.executable, "-m", "experiments.hierarchy", "--smoke", "--json", tmp_path / "records.json"]
-    done = subprocess.run(command, cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    cells = json.loads((tmp_path / "records.json").read_text())["records"]
+    cells = small_run("hierarchy", tmp_path, figure=False)["records"]
     assert [cell["level"] for cell in cells] == ["user", "post"]
     assert {"data", "design", "precision", "recall", "num_submodels", "seconds"} <= cells[0].keys()

@@ -1,21 +1,16 @@
 """The experiment on intervals: what it counts, its small run, and that its check can fail."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from helpers import OWN_DEVICES
+from helpers import small_run
 
 from experiments import interval_coverage as coverage
 from jaxame.design import sample_design
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
 CELL = {"game": "dense", "law": "grid", "M": 100, "intervals": "debiased", "zero": False, "stopped": False}
 
 
@@ -85,13 +80,6 @@ def test_the_check_can_fail():
 
 
 def test_small_run_writes_records_and_a_figure(tmp_path):
-    command = [sys.executable, "-m", "experiments.interval_coverage", "--smoke"]
-    files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run(
-        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    cells = json.loads((tmp_path / "records.json").read_text())["records"]
+    cells = small_run("interval_coverage", tmp_path)["records"]
     assert len(cells) == 3 * 2 * 2  # games, kinds, with an effect or not
     assert all(cell["replicates"] == 60 for cell in cells)
-    assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -1,19 +1,13 @@
 """The experiment on the planner: its effects, that its check can fail, and its small run."""
 
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from helpers import OWN_DEVICES
+from helpers import small_run
 
 from experiments import planning as experiment
 from jaxame import planning
 from jaxame.design import Grid
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_effects_are_part_of_the_spread_that_hides_them():
@@ -46,9 +40,6 @@ def test_the_check_can_fail():
 
 @pytest.mark.slow
 def test_small_run_writes_records(tmp_path):
-    command = [sys.executable, "-m", "experiments.planning", "--smoke", "--json", tmp_path / "records.json"]
-    done = subprocess.run(command, cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "records.json").read_text())["records"]
+    found = small_run("planning", tmp_path, figure=False)["records"]
     assert {"what", "game", "N", "k", "M", "predicted", "measured", "se"} <= set(found[0])
     assert {one["what"] for one in found} == {"plan", "detectable_effect", "planted_power"}

@@ -1,14 +1,9 @@
 """The experiment on sample complexity: its witness against two solvers, what it counts, and that its check can fail."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-from helpers import OWN_DEVICES
+from helpers import small_run
 from sklearn.linear_model import lasso_path
 
 from experiments import sample_complexity as experiment
@@ -17,7 +12,6 @@ from jaxame.design import sample_design
 from jaxame.features import code, exact_columns, mask_columns
 from jaxame.lasso import fit_near, make_problem
 
-ROOT = Path(__file__).parents[1]
 ROWS, SOURCES, RUNS = 60, 40, 20
 
 
@@ -117,14 +111,7 @@ def test_the_check_can_fail():
 
 @pytest.mark.slow
 def test_small_run_writes_records_and_a_figure(tmp_path):
-    command = [sys.executable, "-m", "experiments.sample_complexity", "--smoke"]
-    files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run(
-        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    outcome = json.loads((tmp_path / "records.json").read_text())
+    outcome = small_run("sample_complexity", tmp_path)
     assert set(outcome["fits"]) == {"k ln N", "k ln N / R2"}
     assert {"game", "k", "N", "M90", "M90_se", "R2"} <= set(outcome["records"][0])
     assert len(outcome["records"]) == 3 * 2 * 2
-    assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -1,18 +1,12 @@
 """The experiment on ways to select: what it counts and plants, that its check can fail, and its small run."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-from helpers import OWN_DEVICES
+from helpers import small_run
 
 from experiments import selection_options as experiment
 
-ROOT = Path(__file__).parents[1]
 CELL = {"game": "saturating", "k": 10, "q": 0.1, "option": "default"}
 
 
@@ -58,13 +52,6 @@ def test_the_check_can_fail():
 
 @pytest.mark.slow
 def test_small_run_writes_records_and_a_figure(tmp_path):
-    command = [sys.executable, "-m", "experiments.selection_options", "--smoke"]
-    files = ["--json", tmp_path / "records.json", "--figure", tmp_path / "figure.png"]
-    done = subprocess.run(
-        [*command, *files], cwd=ROOT, env=OWN_DEVICES, capture_output=True, text=True, check=False, timeout=400
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    cells = json.loads((tmp_path / "records.json").read_text())["records"]
+    cells = small_run("selection_options", tmp_path)["records"]
     assert len(cells) == 2 * (3 * 5 + 3 + 2 + 2)  # levels; options and games, ways of the other three
     assert all(0 <= cell["fdr"] <= 1 and 0 <= cell["power"] <= 1 for cell in cells)
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
