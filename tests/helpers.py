@@ -11,6 +11,7 @@ import numpy as np
 
 import jaxame
 from jaxame.design import Grid
+from jaxame.games import Additive, Majority, Saturating, Threshold, UnanimitySum
 
 M, N, Q, FOLDS, COPIES = 720, 24, 6, 5, 4
 GRID = Grid((0.2, 0.4, 0.6, 0.8))
@@ -32,6 +33,18 @@ class Stacked:
 
     def ame(self, law):
         return np.stack([game.ame(law) for game in self.games])
+
+
+_WEIGHTS = np.random.default_rng(1)
+GAMES = {
+    "all-equal additive": Additive(np.full(N, 3.0)),
+    "large additive": Additive(_WEIGHTS.uniform(100, 900, N) * _WEIGHTS.choice([-1, 1], N)),
+    "2 of 3": Threshold(N, [2, 5, 11], 2),
+    "unanimity sum": UnanimitySum(N, [(0,), (1, 2), (3, 4, 5), (6, 7)], [2.0, -1.5, 3.0, 1.0]),
+    "majority": Majority(N, range(5)),
+    "saturating": Saturating(N, range(8, 16), slope=1.5, centre=3.0),
+}
+GAME = Stacked(tuple(GAMES.values()))
 
 
 def arrays_of(result, queries=slice(None)):

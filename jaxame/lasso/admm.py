@@ -13,7 +13,6 @@ References:
   9(1), 2012, and Mairal and Yu, ICML 2012 (paths to within a duality gap).
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -22,12 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from jaxame.lasso.gap import duality_gap
 from jaxame.lasso.path import PathStep
 from jaxame.lasso.problem import Problem
 from jaxame.lasso.prox import pull, soft_threshold
+from jaxame.lasso.system import System, assemble, held_out_errors, held_rows, invert, rows_are_few
 
 SMALLEST_GAP = 1e-5
 """Smallest tolerance on the relative gap that float32 is trusted with here."""
@@ -39,111 +39,6 @@ _OVER_RELAXATION = 1.9
 _STIFFNESS = 8.0  # `rho` as a multiple of the columns' mean square times the penalty's share of the first
 _STRIDE = 8  # penalties to the next that is solved before those between are looked at
 _CHECKED_EVERY = 4  # iterations
-_LEAF = 256  # rows of the blocks that are inverted by Cholesky factors
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class _ByColumns:
-    """Products of the problems, `G = X'WX` of every fold held: `2 P^2` operations a problem.
-
-    Attributes:
-      gram: `[F+1, P, P]` after elimination of `Z`.
-      moment: `[F+1, Q, P]` `X'Wy`.
-    """
-
-    gram: Array
-    moment: Array
-
-    def invert(self, rho: Array) -> Float[Array, "F1 P P"]:
-        """`(G + rho I)^-1`."""
-        return jax.lax.map(lambda gram: _inverse(_raise(gram, rho)), self.gram)
-
-    def smooth(self, inverse: Float[Array, "F1 P P"], rho: Array, near: Float[Array, "F1 Q P"]) -> Array:
-        """Minimise the loss plus `rho ||b - near||^2 / 2`, `[F+1, Q, P]`."""
-        return _by_fold(self.moment + rho * near, inverse)
-
-    def gradient(self, coef: Float[Array, "F1 Q P"]) -> Array:
-        """`X'W` times the residuals, `[F+1, Q, P]`."""
-        return self.moment - _by_fold(coef, self.gram)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class _ByRows:
-    """Products of the problems from the columns, which all folds share: `4 P M + 2 M^2` operations a problem.
-
-    Attributes:
-      x: `[P, M]`, columns that `Z` explains set to zero.
-      y: `[Q, M]`.
-      weight: `[F+1, M]`.
-      z: `[M, D]`.
-      z_inverse: `[F+1, D, D]`.
-    """
-
-    x: Array
-    y: Array
-    weight: Array
-    z: Array
-    z_inverse: Array
-
-    def invert(self, rho: Array) -> Float[Array, "F1 M M"]:
-        """`W^1/2 E (E W^1/2 X X' W^1/2 E + rho I)^-1 E W^1/2`, `E` being the elimination of `Z`."""
-        kernel = self.x.T @ self.x
-
-        def of_problem(parts: tuple[Array, Array]) -> Array:
-            weight, z_inverse = parts
-            root = jnp.sqrt(weight)
-            z = root[:, None] * self.z
-
-            def without_z(rows: Array) -> Array:
-                return rows - (rows @ z) @ z_inverse @ z.T
-
-            inner = without_z(without_z(root[:, None] * kernel * root).T)
-            return root[:, None] * without_z(without_z(_inverse(_raise((inner + inner.T) / 2, rho))).T) * root
-
-        return jax.lax.map(of_problem, (self.weight, self.z_inverse))
-
-    def _left(self, coef: Float[Array, "F1 Q P"]) -> Array:
-        fitted = coef.reshape(-1, coef.shape[2]) @ self.x
-        return self.y - fitted.reshape(*coef.shape[:2], -1)
-
-    def _to_columns(self, rows: Float[Array, "F1 Q M"]) -> Array:
-        return (rows.reshape(-1, rows.shape[2]) @ self.x.T).reshape(*rows.shape[:2], -1)
-
-    def smooth(self, inverse: Float[Array, "F1 M M"], _: Array, near: Float[Array, "F1 Q P"]) -> Array:
-        """Minimise the loss plus `rho ||b - near||^2 / 2`, `[F+1, Q, P]`."""
-        return near + self._to_columns(_by_fold(self._left(near), inverse))
-
-    def gradient(self, coef: Float[Array, "F1 Q P"]) -> Array:
-        """`X'W` times the residuals, `[F+1, Q, P]`."""
-        weighted = self.weight[:, None] * self._left(coef)
-        part = _by_fold(weighted @ self.z, self.z_inverse) @ self.z.T
-        return self._to_columns(weighted - self.weight[:, None] * part)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class _System:
-    """What the problems need of the rows; `Z` is eliminated. `P` columns, at most `m` rows held out by a fold.
-
-    Attributes:
-      products: how to multiply.
-      moment: `[F+1, Q, P]` `X'Wy`.
-      square: `[F+1, Q]` `y'Wy`.
-      diagonal: `[P]` of `X'WX`, on all rows.
-      held_x: `[F, P, m]` held-out rows, less what `Z` predicts of them.
-      held_y: `[F, Q, m]` likewise.
-      held_weight: `[F, m]` summing to 1 over the rows.
-    """
-
-    products: _ByColumns | _ByRows
-    moment: Array
-    square: Array
-    diagonal: Array
-    held_x: Array
-    held_y: Array
-    held_weight: Array
 
 
 class _Point(NamedTuple):
@@ -170,7 +65,7 @@ def alike(problem: Problem) -> np.ndarray:
 
 def memory(num_rows: int, num_columns: int, num_queries: int, num_folds: int) -> int:
     """Memory of a problem of these sizes, in bytes."""
-    few = _rows_are_few(num_rows, num_columns)
+    few = rows_are_few(num_rows, num_columns)
     matrices = (num_folds + 1) * (num_rows**2 if few else 2 * num_columns**2)
     states = 12 * num_columns * (num_folds + 1) * min(num_queries, QUERIES_AT_ONCE)
     return 4 * (matrices + 3 * num_columns * num_rows + states)
@@ -189,88 +84,6 @@ def suits(problem: Problem, gap: float) -> bool:
     return bool(0 < squares.max() <= _UNLIKE * squares.min())
 
 
-def _rows_are_few(num_rows: int, num_columns: int) -> bool:
-    """Whether products by rows are faster (on two cores: equal at .6 rows a column)."""
-    return num_rows < 0.6 * num_columns
-
-
-@jax.jit
-def _assemble(problem: Problem, weight: Float[Array, "F1 M"], held: Int[Array, "F m"], leader: Array) -> _System:
-    """Form the system of the problems whose rows have the training weights `weight`; `held` is padded with `M`."""
-    x = problem.columns.gather(jnp.arange(problem.columns.num_columns))
-    z_inverse, folds = problem.z_inverse[leader], problem.num_folds
-
-    def by_z(weight: Array, z_inverse: Array, columns: Array) -> tuple[Array, Array]:
-        moment = (columns * weight) @ problem.z
-        return moment, moment @ z_inverse
-
-    # A column that Z explains leaves only rounding behind.
-    own = x**2 @ weight[-1]
-    x_moment, x_part = by_z(weight[-1], z_inverse[-1], x)
-    diagonal = own - (x_moment * x_part).sum(axis=1)
-    left = diagonal > 100 * jnp.finfo(x.dtype).eps * own
-    x = jnp.where(left[:, None], x, 0.0)
-
-    def of_problem(parts: tuple[Array, Array]) -> tuple[Array, Array]:
-        weight, z_inverse = parts
-        y_moment, y_part = by_z(weight, z_inverse, problem.y)
-        moment = (weight * (problem.y - y_part @ problem.z.T)) @ x.T
-        return moment, (weight * problem.y**2).sum(axis=1) - (y_part * y_moment).sum(axis=1)
-
-    def gram(parts: tuple[Array, Array]) -> Array:
-        weight, z_inverse = parts
-        x_moment, x_part = by_z(weight, z_inverse, x)
-        return (x * weight) @ x.T - x_part @ x_moment.T
-
-    def of_fold(parts: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        weight, z_inverse, rows = parts
-        z = jnp.take(problem.z, rows, axis=0, mode="fill", fill_value=0.0)
-
-        def without_z(columns: Array) -> Array:
-            taken = jnp.take(columns, rows, axis=1, mode="fill", fill_value=0.0)
-            return taken - by_z(weight, z_inverse, columns)[1] @ z.T
-
-        return without_z(x), without_z(problem.y)
-
-    moment, square = jax.lax.map(of_problem, (weight, z_inverse))
-    products: _ByColumns | _ByRows = _ByRows(x, problem.y, weight, problem.z, z_inverse)
-    if not _rows_are_few(x.shape[1], x.shape[0]):
-        products = _ByColumns(jax.lax.map(gram, (weight, z_inverse)), moment)
-    held_weight = jnp.take(problem.weight[leader], held, mode="fill", fill_value=0.0)
-    held_x, held_y = jax.lax.map(of_fold, (weight[:folds], z_inverse[:folds], held))
-    return _System(
-        products=products,
-        moment=moment,
-        square=square,
-        diagonal=jnp.where(left, diagonal, 0.0),
-        held_x=held_x,
-        held_y=held_y,
-        held_weight=held_weight / held_weight.sum(axis=1, keepdims=True),
-    )
-
-
-def _raise(matrix: Float[Array, "n n"], rho: Array) -> Float[Array, "n n"]:
-    return matrix + rho * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-
-
-def _inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Inverse of a positive definite matrix by halves, so that nearly all of it is matrix products."""
-    size = matrix.shape[0]
-    if size <= _LEAF:
-        return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), jnp.eye(size, dtype=matrix.dtype))
-    half = size // 2
-    first, cross = _inverse(matrix[:half, :half]), matrix[:half, half:]
-    across = first @ cross
-    second = _inverse(matrix[half:, half:] - cross.T @ across)
-    off = across @ second
-    return jnp.block([[first + off @ across.T, -off], [-off.T, second]])
-
-
-@jax.jit
-def _invert(system: _System, rho: Array) -> Array:
-    return system.products.invert(rho)
-
-
 _Steps: TypeAlias = dict[int, PathStep]
 _State: TypeAlias = tuple[Array, Array, Array, Array, Array]
 
@@ -282,7 +95,7 @@ def _strength(problem: Problem, penalty: Float[Array, "Q"]) -> tuple[Array, Arra
     return l1_ratio * penalty[:, None] * factor, l2[:, None] * jnp.where(jnp.isfinite(factor), factor, 0.0)
 
 
-def _gap(problem: Problem, system: _System, penalty: Array, coef: Array, gradient: Array) -> Float[Array, "F1 Q"]:
+def _gap(problem: Problem, system: System, penalty: Array, coef: Array, gradient: Array) -> Float[Array, "F1 Q"]:
     """Duality gap of every problem, as a share of its objective at zero."""
     l1, l2 = _strength(problem, penalty)
     ridge = (l2 * coef**2).sum(axis=2)
@@ -294,14 +107,10 @@ def _gap(problem: Problem, system: _System, penalty: Array, coef: Array, gradien
     return 2 * duality_gap(square, l1_part, along, 1 / jnp.maximum(steepest, tiny)) / jnp.maximum(system.square, tiny)
 
 
-def _by_fold(rows: Float[Array, "F Q n"], matrices: Float[Array, "F n m"]) -> Float[Array, "F Q m"]:
-    return jax.lax.map(lambda pair: pair[0] @ pair[1], (rows, matrices))
-
-
 @jax.jit
 def _solve(
     problem: Problem,
-    system: _System,
+    system: System,
     inverse: Float[Array, "F1 n n"],
     rho: Array,
     penalty: Float[Array, "Q"],
@@ -340,7 +149,7 @@ def _solve(
 
 @jax.jit
 def _between(
-    problem: Problem, system: _System, ends: tuple[_Point, _Point], share: Float[Array, "Q"], penalty: Float[Array, "Q"]
+    problem: Problem, system: System, ends: tuple[_Point, _Point], share: Float[Array, "Q"], penalty: Float[Array, "Q"]
 ) -> tuple[Array, Array, Array]:
     """Interpolate between two points; coefficients, gradients, and the largest relative gap of each query `[Q]`."""
     coef, gradient = (a + share[:, None] * (b - a) for a, b in zip(ends[0][:2], ends[1][:2], strict=True))
@@ -354,12 +163,6 @@ def _beyond(before: _Point, last: _Point, share: Float[Array, "Q"]) -> tuple[Arr
     return jnp.where(coef * last.coef > 0, coef, 0.0), gradient
 
 
-@jax.jit
-def _held_out_errors(system: _System, coef: Float[Array, "F1 Q P"]) -> Float[Array, "F Q"]:
-    residual = system.held_y - _by_fold(coef[:-1], system.held_x)
-    return (system.held_weight[:, None] * residual**2).sum(axis=2)
-
-
 class _Walk:
     """The path between two of its points."""
 
@@ -367,7 +170,7 @@ class _Walk:
         leader = int((np.asarray(problem.weight) > 0).sum(axis=1).argmax())
         weight = problem.training_weight()[leader]
         self.problem = problem
-        self.system = _assemble(problem, weight, _held_rows(problem), leader)
+        self.system = assemble(problem, weight, held_rows(problem), leader)
         self.largest_gap = jnp.asarray(gap, problem.y.dtype)
         self.most = jnp.int32(most)
         self.ratios = ratios
@@ -385,7 +188,7 @@ class _Walk:
         if level != self.level:
             self.level = level
             self.rho = jnp.asarray(_STIFFNESS * 0.7 * 0.5**level * self.curvature[0].mean(), self.problem.y.dtype)
-            self.inverse = _invert(self.system, self.rho)
+            self.inverse = invert(self.system, self.rho)
 
     def penalty(self, number: int) -> np.ndarray:
         """`[Q]`."""
@@ -450,16 +253,8 @@ class _Walk:
             *folds, whole = np.asarray(coef)
             step.coef[queries] = whole[queries]
             step.fold_coef[queries] = np.stack(folds, axis=1)[queries]
-            step.errors[queries] = np.asarray(_held_out_errors(self.system, coef)).T[queries]
+            step.errors[queries] = np.asarray(held_out_errors(self.system, coef)).T[queries]
             step.converged[queries], step.passes[queries] = met[queries], passes[queries]
-
-
-def _held_rows(problem: Problem) -> Array:
-    """Rows that each fold holds out, `[F, m]`, padded with `M`."""
-    fold = np.asarray(problem.fold)
-    rows = [np.flatnonzero(fold == f) for f in range(problem.num_folds)]
-    longest = max(part.size for part in rows)
-    return jnp.asarray([np.pad(part, (0, longest - part.size), constant_values=fold.size) for part in rows])
 
 
 def walk_path(
