@@ -44,7 +44,7 @@ class Attribution:
     Attributes:
       values: `[Q, N]` estimated AME: posterior means, by empirical Bayes, of what least squares on the sources in the
         LASSO at `lambda_1se` and one step from there give (`jaxame.values`). The best guess of every source's effect;
-        for an unbiased one see `debiased`.
+        for one that nothing pulls towards zero see `debiased`.
       values_sd: `[Q, N]` posterior standard deviation of `values`, in its unit, or None if they are not shrunken.
       stderr: `[Q, N]` standard errors of `debiased`, in its unit, or None; see `interval`.
       status: `[Q]` one `jaxame.types.Status` per query; see `check`.

@@ -24,9 +24,9 @@ def estimate_values(
 ) -> Values:
     r"""Estimate the AME from the LASSO's support.
 
-    Least squares on the support gives a function `f` with known AME, and no error of its own in what the LASSO left
-    out. One step from there, `AME_i(f) + E[w x_i (U - f)]`, is an unbiased estimate for every source, with a standard
-    error; `jaxame.shrinkage` then says what all of them together make of each.
+    Least squares on the support gives a function `f` with a known AME, which is 0 for all that the LASSO left out. One
+    step from there, `AME_i(f) + E[w x_i (U - f)]`, whose expectation is the AME for any fixed `f`, estimates
+    that of every source with a standard error; `jaxame.shrinkage` then says what all of them together make of each.
 
     Args:
       design: `M` rows over `N` sources; its law is the target law.
