@@ -1,6 +1,7 @@
 """Games of the textbooks: cost of a runway, pairs of gloves, votes with weights."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -101,7 +102,8 @@ class Gloves:
         """Return the AME under `law`: float64 `[N]`, in pairs."""
         values = np.zeros(self.num_sources)
         for own, other in ((self.left, self.right), (self.right, self.left)):
-            values[list(own)] = law.expectation(lambda p, own=own, other=other: _fewer(len(own) - 1, len(other), p))
+            lacking = functools.partial(_fewer, len(own) - 1, len(other))
+            values[list(own)] = law.expectation(lacking)
         return values
 
 

@@ -44,6 +44,8 @@ class NearestNeighbours:
     test_x: np.ndarray
     test_y: np.ndarray
     num_neighbours: int = 5
+    _order: np.ndarray = dataclasses.field(init=False, repr=False)
+    _right: np.ndarray = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Validate; store inputs as float64 arrays."""
