@@ -121,16 +121,19 @@ def estimates(
     utilities = measure(design, 0)
     as_paper = dataclasses.replace(design, coding="ame")  # the same rows and law, coded otherwise
     default = fit(design, utilities)
+    intercepts, weighted = fit(as_paper, utilities).lasso_1se, default.lasso_1se
+    assert intercepts is not None
+    assert weighted is not None
 
     def from_lasso(interactions: bool = False, shrunken: bool = True) -> np.ndarray:
         """Return what these options of `estimate_ame` would, from the LASSO of the default."""
-        own = default.lasso_1se
-        return estimate_values(design, code(design), utilities, own, interactions=interactions, shrunken=shrunken).mean
+        options = {"interactions": interactions, "shrunken": shrunken}
+        return estimate_values(design, code(design), utilities, weighted, **options).mean
 
     steps = {
         "paper": paper(as_paper, utilities),
-        "intercepts": fit(as_paper, utilities).lasso_1se,
-        "weighted": default.lasso_1se,
+        "intercepts": intercepts,
+        "weighted": weighted,
         "relaxed": from_lasso(shrunken=False),
         "default": default.values,
     }

@@ -41,7 +41,7 @@ from experiments.sample_complexity import (
 from jaxame import environment, planning
 
 SOUGHT = ((0.1, 0.5), (0.1, 0.9), (0.05, 0.9))  # false discovery rate and power of the effects planted
-FACTORS = (2.0, 3.0, 4.5)  # of `k ln N / R2`; the last one is that of the plan
+PLANNED = 4.5  # times `k ln N / R2`
 ADDED = {"num_sources": 200, "num_submodels": 400, "num_effects": 10}
 
 
@@ -53,6 +53,8 @@ class Settings:
     """Numbers of sources and of effects."""
     submodels: tuple[int, ...] = (500, 1000)
     """Numbers of rows at which ten effects just large enough are planted."""
+    factors: tuple[float, ...] = (2.0, 3.0, PLANNED)
+    """Numbers of rows of the plans, times `k ln N / R2`."""
     most_rows: int = 2000
     """Plans for more rows than this are left out."""
     designs: int = 2
@@ -77,24 +79,24 @@ def detectable(num_submodels: int, num_sources: int, k: int, fdr: float, power: 
     return Utility(effect * np.arange(k + 1.0), 1.0, of_effects)
 
 
-def trials(num_sources: int, k: int, submodels: tuple[int, ...]) -> Iterator[tuple[dict[str, Any], Trial]]:
+def trials(num_sources: int, k: int, settings: Settings) -> Iterator[tuple[dict[str, Any], Trial]]:
     """Yield what is tried at one size: the record so far, and the trial."""
     for name in GAMES:
         of = utility(name, k)
         members = of.levels.size - 1
         planned = planning.plan(members, num_sources, of.r2)
-        for factor in FACTORS:
-            rows = math.ceil(planned * factor / FACTORS[-1])
+        for factor in settings.factors:
+            rows = math.ceil(planned * factor / PLANNED)
             about = {"what": "plan", "game": name, "N": num_sources, "k": members, "M": rows, "fdr": 0.1}
-            yield about | {"factor": factor, "predicted": 0.9 if factor == FACTORS[-1] else None}, Trial(of, rows)
-    for rows, (fdr, power) in itertools.product(submodels if k == 10 else (), SOUGHT):
+            yield about | {"factor": factor, "predicted": 0.9 if factor == PLANNED else None}, Trial(of, rows)
+    for rows, (fdr, power) in itertools.product(settings.submodels if k == 10 else (), SOUGHT):
         about = {"what": "detectable_effect", "game": "linear", "N": num_sources, "k": k, "M": rows, "fdr": fdr}
         yield about | {"predicted": power}, Trial(detectable(rows, num_sources, k, fdr, power), rows, fdr)
 
 
 def of_size(num_sources: int, k: int, settings: Settings) -> list[dict[str, Any]]:
     """Return the records of all trials at one size."""
-    pairs = [pair for pair in trials(num_sources, k, settings.submodels) if pair[1].rows <= settings.most_rows]
+    pairs = [pair for pair in trials(num_sources, k, settings) if pair[1].rows <= settings.most_rows]
     tried = [trial for _, trial in pairs]
     power = [knockoff_recovery(tried, num_sources, i, settings.runs)[0] for i in range(settings.designs)]
     return [about | _mean(found) for (about, _), found in zip(pairs, np.concatenate(power, axis=1), strict=True)]
@@ -127,7 +129,8 @@ def _mean(found: np.ndarray) -> dict[str, float]:
 def main(settings: Settings) -> dict[str, Any]:
     """Run all trials and return the records."""
     if settings.smoke:
-        settings = dataclasses.replace(settings, sizes=((200, 10),), submodels=(400,), designs=1, runs=3, repeats=5)
+        settings = dataclasses.replace(settings, sizes=((200, 10),), submodels=(400,), factors=(PLANNED,))
+        settings = dataclasses.replace(settings, designs=1, runs=3, repeats=5)
     begin, found = time.perf_counter(), []
     for num_sources, k in settings.sizes:
         found += of_size(num_sources, k, settings)

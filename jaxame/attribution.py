@@ -16,7 +16,8 @@ from jaxame.types import Status
 
 _FORMAT = "jaxame.Attribution"
 _FORMAT_VERSION = 3
-_OPTIONAL = ("values_sd", "stderr", "randomisation_p", "training_variance")
+_OF_LASSO = ("lasso_min", "lasso_1se", "relative_gap", "violation", "cv_penalty", "cv_error", "cv_error_se")
+_OPTIONAL = ("values_sd", "stderr", "randomisation_p", "training_variance", *_OF_LASSO)
 METHODS = (*knockoffs.METHODS, "bh", "bh-approximate")
 _EXPLAIN = {
     Status.NOT_CONVERGED: "the LASSO did not converge to the tolerance; its values and selection are approximate",
@@ -27,6 +28,10 @@ _EXPLAIN = {
     Status.LEFT_OUT_RELATED_TO_SOURCE: (
         "the rows left out as non-finite depend on a source, so the remaining rows give a biased AME; mend the failing "
         "submodels instead of leaving them out"
+    ),
+    Status.NOT_FINITE: (
+        "the utility of some subset is not finite, and this estimator cannot leave a subset out; values that it goes "
+        "into are NaN"
     ),
 }
 
@@ -40,6 +45,8 @@ class Attribution:
     """Average marginal effects of `N` sources on `Q` queries, with what is needed to select among them.
 
     Adding source `i` to a random subset raises query `q` by `values[q, i]` on average, in the unit of the query.
+
+    Of an estimator without a LASSO (`jaxame.baselines`), what concerns the LASSO is None, and `debiased` is `values`.
 
     Attributes:
       values: `[Q, N]` estimated AME: posterior means, by empirical Bayes, of what least squares on the sources in the
@@ -74,16 +81,16 @@ class Attribution:
     values_sd: np.ndarray | None
     stderr: np.ndarray | None
     status: np.ndarray
-    lasso_min: np.ndarray
-    lasso_1se: np.ndarray
+    lasso_min: np.ndarray | None
+    lasso_1se: np.ndarray | None
     debiased: np.ndarray
     num_left_out: np.ndarray
     submodel_status: np.ndarray
-    relative_gap: np.ndarray
-    violation: np.ndarray
-    cv_penalty: np.ndarray
-    cv_error: np.ndarray
-    cv_error_se: np.ndarray
+    relative_gap: np.ndarray | None
+    violation: np.ndarray | None
+    cv_penalty: np.ndarray | None
+    cv_error: np.ndarray | None
+    cv_error_se: np.ndarray | None
     importance: np.ndarray
     randomisation_p: np.ndarray | None
     training_variance: np.ndarray | None
@@ -200,7 +207,7 @@ class Attribution:
           ValueError: for a result that is not of `jaxame.shapley` or a uniform law, values that are not shrunken,
             another shape, and totals that are not finite.
         """
-        law = self.about["law"]
+        law = str(self.about.get("law"))
         checks.require(law.startswith("TruncatedUniform"), "a result under TruncatedUniform, of Shapley values", law)
         checks.require(self.values_sd is not None, "shrunken values, whose errors are known", "shrunken=False")
         assert self.values_sd is not None

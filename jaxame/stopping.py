@@ -338,6 +338,8 @@ def _unexplained(result: Attribution) -> tuple[np.ndarray, np.ndarray]:
 
     A query that no source and no row moves has nothing to be explained: its share is 0.
     """
+    assert result.cv_error is not None
+    assert result.cv_error_se is not None
     at = np.nanargmin(result.cv_error, axis=0)
     zero = result.cv_error[0]
     scale = np.where(zero > 0, zero, 1.0)

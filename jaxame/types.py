@@ -17,6 +17,7 @@ class Status(enum.IntEnum):
     NOT_CONVERGED = 1
     LEFT_OUT_RELATED_TO_SOURCE = 2
     LEFT_OUT_RELATED_TO_P = 3
+    NOT_FINITE = 4
 
 
 class SubmodelStatus(enum.IntEnum):

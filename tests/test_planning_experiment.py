@@ -20,7 +20,7 @@ def test_effects_are_part_of_the_spread_that_hides_them():
 
 
 def test_the_plan_is_tried_and_what_is_below_it():
-    tried = [pair for pair in experiment.trials(500, 10, (400,)) if pair[0]["what"] == "plan"]
+    tried = [pair for pair in experiment.trials(500, 10, experiment.Settings()) if pair[0]["what"] == "plan"]
     assert len(tried) == 9
     for about, trial in tried:
         assert about["M"] == trial.rows

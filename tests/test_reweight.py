@@ -154,7 +154,7 @@ def test_selection_under_another_law():
 @pytest.mark.parametrize("name", ["part of a grid", "beta from uniform"])
 def test_intervals_cover_under_the_target_law(name, paired):
     covered = []
-    for repeat in range(40):
+    for repeat in range(24):
         design, target = design_of(name, jax.random.key(100 + repeat), paired)
         utilities = noisy_utilities(design, np.random.default_rng(repeat))
         lower, upper = jaxame.estimate_ame(design, utilities, law=target, folds=FOLDS, copies=0).interval()

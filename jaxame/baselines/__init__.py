@@ -1,0 +1,27 @@
+"""Estimators that people use instead, with one signature: `f(game, key=key, budget=B, ...) -> Attribution`.
+
+`budget` is the number of utility evaluations that a method may make, each on one subset; what it made of them is
+`about["evaluations"]` of the result. All take games of several queries, call them on chunks of subsets, and have
+standard errors where the method has them. A utility that is not finite makes the values it goes into NaN and shows in
+`status`.
+"""
+
+from jaxame.baselines.counting import banzhaf, exact, leave_one_out, owen, random, subsample_influence, svarm
+from jaxame.baselines.kernel import group_testing, kernel_shap, unbiased_kernel_shap
+from jaxame.baselines.permutations import beta_shapley, permutation, truncated_permutation
+
+__all__ = [
+    "banzhaf",
+    "beta_shapley",
+    "exact",
+    "group_testing",
+    "kernel_shap",
+    "leave_one_out",
+    "owen",
+    "permutation",
+    "random",
+    "subsample_influence",
+    "svarm",
+    "truncated_permutation",
+    "unbiased_kernel_shap",
+]
