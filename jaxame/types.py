@@ -1,5 +1,6 @@
 """What several stages share: status codes and the progress callback."""
 
+import dataclasses
 import enum
 from collections.abc import Callable
 
@@ -8,6 +9,21 @@ import numpy as np
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)` whenever a long part has moved on; `stage` is a short name such as
 `"train"`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a game trains on, for estimators that need more than utilities; attribute `data` of such a game.
+
+    Attributes:
+      x: `[n, ...]` inputs.
+      y: `[n]` labels, or targets `[n, ...]`.
+      source: int `[n]` source of every example, 0 to N-1.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    source: np.ndarray
 
 
 class Status(enum.IntEnum):

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.ensemble import BaggingClassifier
 
 from jaxame import baselines, games
 from jaxame.attribution import AttributionError
+from jaxame.baselines import regression
 from jaxame.design import Beta, PointMass, TruncatedUniform
 from jaxame.types import Status
 
@@ -114,6 +116,17 @@ TABLE = {
     "kernel, unbiased": Row(functools.partial(baselines.unbiased_kernel_shap, paired=False), 6, efficient=True),
     "kernel, unbiased and paired": Row(baselines.unbiased_kernel_shap, 6, efficient=True),
     "group testing": Row(baselines.group_testing, 4, efficient=True),
+    "compressive": Row(
+        functools.partial(baselines.compressive_sensing, num_measurements=20, noise=1e-6),
+        N + 1,
+        efficient=True,
+        linear=False,
+        errors=False,
+    ),
+    "adjusted": Row(baselines.regression_adjusted, 22, efficient=True, linear=False),
+    "adjusted by trees": Row(
+        functools.partial(baselines.regression_adjusted, surrogate="trees", folds=2), 10, efficient=True, linear=False
+    ),
     "svarm": Row(baselines.svarm, 2 * N),
     "banzhaf": Row(baselines.banzhaf, 4, functools.partial(GAME.ame, PointMass(0.5))),
     "subsample influence": Row(
@@ -258,6 +271,77 @@ def test_l1_keeps_as_many_as_asked():
     assert (result.values[0, 0] != 0).all()
 
 
+def test_datamodels_are_a_lasso_at_one_share():
+    game = Sums()
+    result = baselines.datamodels(game, key=KEY, budget=BUDGET, share=0.4).check()
+    assert sum(game.calls) == result.about["evaluations"] == BUDGET
+    truth = game.ame(PointMass(0.4))
+    assert np.linalg.norm(result.values - truth) < 0.3 * np.linalg.norm(truth)
+    assert result.stderr is None
+    with pytest.raises(ValueError, match="a budget of at least 2 evaluations for 7 sources; got 1"):
+        baselines.datamodels(game, key=KEY, budget=1)
+
+
+def test_trees_know_their_values():
+    """Of a tree on memberships: against enumeration."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((300, N)) < 0.5
+    predict, values = regression._trees(masks, GAME(None, masks)[:, 0], 0)
+
+    class Predicted(Sums):
+        def __call__(self, keys, masks):
+            return predict(masks)[:, None]
+
+    exact = baselines.exact(Predicted(), key=KEY, budget=2**N).values[0]
+    np.testing.assert_allclose(values, exact, atol=1e-9)
+    assert np.abs(values).max() > 0.5
+
+
+def test_compressive_sensing_needs_fewer_sums_than_sources():
+    """Two sources among 60 do all there is."""
+    game = games.Additive(np.where(np.isin(np.arange(60), [7, 30]), 2.0, 0.0))
+    result = baselines.compressive_sensing(game, key=KEY, budget=500)
+    assert result.about["num_measurements"] == 30
+    np.testing.assert_allclose(result.values, game.ame(SHAPLEY)[None], atol=0.25)
+    assert set(np.argsort(-result.values[0])[:2]) == {7, 30}
+
+
+def neighbours(size=40, num_neighbours=3):
+    """A game of a classifier on two clouds, the labels of the first five swapped."""
+    rng = np.random.default_rng(4)
+    y = np.arange(size) % 2
+    x = rng.normal(size=(size, 2)) + 3.0 * y[:, None]
+    test_y = np.arange(10) % 2
+    labels = np.where(np.arange(size) < 5, 1 - y, y)
+    return games.NearestNeighbours(x, labels, rng.normal(size=(10, 2)) + 3.0 * test_y[:, None], test_y, num_neighbours)
+
+
+@pytest.mark.parametrize("num_neighbours", [1, 3, 50])
+def test_knn_shapley_is_that_of_its_game(num_neighbours):
+    game = neighbours(num_neighbours=num_neighbours)
+    test = {"test_x": game.test_x, "test_y": game.test_y, "num_neighbours": num_neighbours}
+    result = baselines.knn_shapley(game, key=KEY, budget=0, **test)
+    np.testing.assert_allclose(result.values, game.ame(SHAPLEY), atol=1e-7)
+    ends = np.asarray(game(None, np.stack([np.zeros(40, bool), np.ones(40, bool)])))
+    np.testing.assert_allclose(result.values.sum(axis=1), ends[1] - ends[0], atol=1e-6)
+    assert result.about["evaluations"] == 0
+    result.check()
+
+
+def test_data_oob_finds_swapped_labels():
+    game = neighbours()
+    result = baselines.data_oob(game, key=KEY, budget=200).check()
+    assert result.values.shape == (1, 40)
+    assert set(np.argsort(result.values[0])[:5]) == set(range(5))
+    again, fewer = (baselines.data_oob(game, key=KEY, budget=budget) for budget in (200, 50))
+    np.testing.assert_array_equal(result.values, again.values)
+    assert (np.abs(fewer.values - result.values) <= 5 * np.hypot(fewer.stderr, result.stderr) + 1e-12).all()
+    # Against scikit-learn's bagging, which votes: an example that most trees get right is right there.
+    bagged = BaggingClassifier(n_estimators=200, oob_score=True, random_state=0).fit(game.x, game.y)
+    voted = bagged.oob_decision_function_[np.arange(40), game.y]
+    np.testing.assert_allclose(result.values[0], voted, atol=5 * math.sqrt(2 * 0.25 / 70))
+
+
 def test_exact_takes_few_sources():
     with pytest.raises(ValueError, match=r"at most 20 sources, as all subsets are evaluated; got 40, with 2\^40"):
         baselines.exact(games.Majority(39 + 1, range(39)), key=KEY, budget=10**13)
@@ -290,10 +374,25 @@ BAD = {
         "num_features below 7; got 7",
     ),
     "no alpha": (lambda: baselines.beta_shapley(GAME, key=KEY, budget=90, alpha=0), "alpha above 0 and finite"),
+    "no surrogate": (lambda: baselines.regression_adjusted(GAME, key=KEY, budget=90, surrogate="x"), "surrogate to be"),
+    "one fold": (
+        lambda: baselines.regression_adjusted(GAME, key=KEY, budget=90, folds=1),
+        "folds to be an integer >= 2",
+    ),
+    "all noise": (lambda: baselines.compressive_sensing(GAME, key=KEY, budget=90, noise=1.0), "noise strictly between"),
     "no tolerance": (lambda: baselines.truncated_permutation(GAME, key=KEY, budget=90, tolerance=-1), "tolerance"),
     "share of none": (
         lambda: baselines.subsample_influence(GAME, key=KEY, budget=90, share=0.05),
         "a share that leaves some sources in and some out; got 0 of 7",
+    ),
+    "no data": (
+        lambda: baselines.data_oob(GAME, key=KEY, budget=90),
+        "a game with data.* got Sums",
+    ),
+    "one tree": (lambda: baselines.data_oob(neighbours(), key=KEY, budget=1), "a budget of at least 2 evaluations"),
+    "test points of another kind": (
+        lambda: baselines.knn_shapley(neighbours(), key=KEY, budget=0, test_x=np.ones((3, 4)), test_y=np.ones(3)),
+        r"test_x \[Q, ...\] of 2 numbers each and test_y \[Q\]",
     ),
     "one source": (
         lambda: baselines.group_testing(games.Additive([1.0]), key=KEY, budget=90),

@@ -43,6 +43,12 @@ def test_training_on_everything_learns_the_training_set(game):
     assert np.mean(np.argmax(game.predict(params, SET.x), axis=1) == SET.y) > 0.5  # by chance .1
 
 
+def test_the_training_data_goes_with_the_game(game):
+    np.testing.assert_array_equal(game.data.x, SET.x)
+    np.testing.assert_array_equal(game.data.y, SET.y)
+    np.testing.assert_array_equal(game.data.source, np.arange(NUM_EXAMPLES))
+
+
 def test_train_gives_the_submodel_that_a_call_measures(game):
     keys, masks = draw_rows(3)
     margins = game.query(game.predict, game.train(keys[1], masks[1]))

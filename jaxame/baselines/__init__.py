@@ -7,19 +7,31 @@ standard errors where the method has them. A utility that is not finite makes th
 """
 
 from jaxame.baselines.counting import banzhaf, exact, leave_one_out, owen, random, subsample_influence, svarm
+from jaxame.baselines.data_based import data_oob, knn_shapley
 from jaxame.baselines.kernel import group_testing, kernel_shap, unbiased_kernel_shap
-from jaxame.baselines.permutations import beta_shapley, permutation, truncated_permutation
+from jaxame.baselines.permutations import (
+    beta_shapley,
+    compressive_sensing,
+    permutation,
+    truncated_permutation,
+)
+from jaxame.baselines.regression import datamodels, regression_adjusted
 
 __all__ = [
     "banzhaf",
     "beta_shapley",
+    "compressive_sensing",
+    "data_oob",
+    "datamodels",
     "exact",
     "group_testing",
     "kernel_shap",
+    "knn_shapley",
     "leave_one_out",
     "owen",
     "permutation",
     "random",
+    "regression_adjusted",
     "subsample_influence",
     "svarm",
     "truncated_permutation",

@@ -1,5 +1,6 @@
 """Estimators that count: every subset, every source left out, or the subsets that happen to hold a source."""
 
+import itertools
 import math
 from typing import Any
 
@@ -182,8 +183,8 @@ def svarm(game: Any, *, key: jax.Array, budget: int) -> Attribution:
     sizes = rng.choice(np.arange(1, num_sources + 1), size=(2, half - num_sources), p=chance / chance.sum())
     sides = []
     for complement, drawn in zip((False, True), sizes, strict=True):
-        parts = [_with_each(rng, num_sources), *subsets(rng, drawn, num_sources)]
-        sides.append(counted.evaluate([~part for part in parts] if complement else parts))
+        parts = itertools.chain([_with_each(rng, num_sources)], subsets(rng, drawn, num_sources))
+        sides.append(counted.evaluate(~part if complement else part for part in parts))
     (with_it, error), (without, other) = (_of_side(*side) for side in zip(sides, (False, True), strict=True))
     return counted.result("SVARM", with_it - without, np.sqrt(error + other))
 

@@ -81,7 +81,7 @@ class Budget:
         self._key = jax.random.fold_in(key, _GAME_STREAM)
         self._chunk = checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
         self._used, self._num_queries = 0, 0
-        self._finite: list[np.ndarray] = []
+        self._seen: list[np.ndarray] = []
 
     @property
     def left(self) -> int:
@@ -111,43 +111,62 @@ class Budget:
         width = self._num_queries or "Q"
         checks.require(fits, f"the game to return [{len(masks)}, {width}]", list(utilities.shape))
         self._num_queries = utilities.shape[1]
-        self._finite.append(utilities)
+        self._seen.append(utilities)
         return utilities
 
     def result(self, method: str, values: np.ndarray, stderr: np.ndarray | None, **about: Any) -> Attribution:
-        """Make an `Attribution` of `values [Q, N]` and their errors; a NaN in a utility is one in what it went into."""
-        utilities = np.concatenate(self._finite)
-        finite = np.isfinite(utilities)
-        known = [of_query[np.isfinite(of_query)] for of_query in utilities.T]
-        return Attribution(
-            values=values,
-            values_sd=None,
-            stderr=stderr,
-            status=np.where(finite.all(axis=0), Status.OK, Status.NOT_FINITE),
-            lasso_min=None,
-            lasso_1se=None,
-            debiased=values,
-            num_left_out=np.zeros(values.shape[0], int),
-            submodel_status=submodel_status(utilities),
-            relative_gap=None,
-            violation=None,
-            cv_penalty=None,
-            cv_error=None,
-            cv_error_se=None,
-            importance=np.zeros((values.shape[0], 1, 1, self.num_sources)),
-            randomisation_p=None,
-            training_variance=None,
-            utility_variance=np.array([own.var(ddof=1) if own.size > 1 else np.nan for own in known]),
-            about={
-                "method": method,
-                "budget": self.budget,
-                "evaluations": self._used,
-                "num_sources": self.num_sources,
-                "versions": environment.versions(),
-                "game": dict(getattr(self.game, "about", None) or {}),
-                **about,
-            },
-        )
+        """Make an `Attribution` of `values [Q, N]` and their errors; see `attribution`."""
+        about = {"budget": self.budget, "evaluations": self._used, **about}
+        return attribution(self.game, method, values, stderr, np.concatenate(self._seen), about)
+
+
+def attribution(
+    game: Any,
+    method: str,
+    values: np.ndarray,
+    stderr: np.ndarray | None,
+    utilities: np.ndarray,
+    about: dict[str, Any],
+) -> Attribution:
+    """Make an `Attribution` of an estimator without a LASSO.
+
+    Args:
+      game: the game.
+      method: name of the estimator.
+      values: `[Q, N]`; NaN where a utility that is not finite went in.
+      stderr: `[Q, N]`, or None.
+      utilities: `[B, Q]`, all that were evaluated.
+      about: what to add to the result's `about`.
+    """
+    finite = np.isfinite(utilities)
+    known = [of_query[np.isfinite(of_query)] for of_query in utilities.T]
+    return Attribution(
+        values=values,
+        values_sd=None,
+        stderr=stderr,
+        status=np.where(finite.all(axis=0), Status.OK, Status.NOT_FINITE),
+        lasso_min=None,
+        lasso_1se=None,
+        debiased=values,
+        num_left_out=np.zeros(len(values), int),
+        submodel_status=submodel_status(utilities),
+        relative_gap=None,
+        violation=None,
+        cv_penalty=None,
+        cv_error=None,
+        cv_error_se=None,
+        importance=np.zeros((len(values), 1, 1, values.shape[1])),
+        randomisation_p=None,
+        training_variance=None,
+        utility_variance=np.array([own.var(ddof=1) if own.size > 1 else np.nan for own in known]),
+        about={
+            "method": method,
+            "num_sources": values.shape[1],
+            "versions": environment.versions(),
+            "game": dict(getattr(game, "about", None) or {}),
+            **about,
+        },
+    )
 
 
 def none_and_all(num_sources: int) -> np.ndarray:

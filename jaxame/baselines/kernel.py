@@ -54,7 +54,7 @@ def kernel_shap(
       and Witter, Provably Accurate Shapley Value Estimation via Leverage Score Sampling, ICLR 2025.
     """
     checks.require(sampling in SAMPLINGS, f"sampling to be one of {SAMPLINGS}", checks.describe(sampling))
-    counted, ends, found, weight = _sample(game, key, budget, paired, sampling)
+    counted, ends, found, weight = sample_by_size(game, key, budget, paired, sampling)
     num_sources, total = counted.num_sources, ends[1] - ends[0]
     few = num_features is None or checks.count(num_features, "num_features") < num_sources
     checks.require(few, f"num_features below {num_sources}", num_features)
@@ -97,8 +97,8 @@ def unbiased_kernel_shap(game: Any, *, key: jax.Array, budget: int, paired: bool
     References:
       Covert and Lee, Improving KernelSHAP, AISTATS 2021, section 3.2.
     """
-    counted, ends, found, _ = _sample(game, key, budget, paired, "kernel", least=6)
-    effects, stderr = _by_expected_covariance(found, ends, found.utilities - ends[0], paired)
+    counted, ends, found, _ = sample_by_size(game, key, budget, paired, "kernel", least=6)
+    effects, stderr = by_expected_covariance(found, ends, found.utilities - ends[0], paired)
     return counted.result("unbiased KernelSHAP", effects, stderr, paired=paired)
 
 
@@ -122,12 +122,12 @@ def group_testing(game: Any, *, key: jax.Array, budget: int) -> Attribution:
     References:
       Jia et al., Towards Efficient Data Valuation Based on the Shapley Value, AISTATS 2019, algorithm 1.
     """
-    counted, ends, found, _ = _sample(game, key, budget, False, "kernel")
-    effects, stderr = _by_expected_covariance(found, ends, found.utilities, False)
+    counted, ends, found, _ = sample_by_size(game, key, budget, False, "kernel")
+    effects, stderr = by_expected_covariance(found, ends, found.utilities, False)
     return counted.result("group testing", effects, stderr)
 
 
-def _sample(
+def sample_by_size(
     game: Any, key: jax.Array, budget: int, paired: bool, sampling: str, least: int = 4
 ) -> tuple[Budget, np.ndarray, Evaluations, np.ndarray]:
     """Evaluate nobody and all, `[2, Q]`, and random subsets; return these with their weights `[B]`."""
@@ -218,7 +218,7 @@ def _sandwich(found: Evaluations, inverse: np.ndarray, score: np.ndarray, paired
     return np.sqrt(square * len(score) / (len(score) - found.num_sources + 1))
 
 
-def _by_expected_covariance(
+def by_expected_covariance(
     found: Evaluations, ends: np.ndarray, targets: np.ndarray, paired: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Values `[Q, N]` with the covariance that memberships have in expectation, and their standard errors.

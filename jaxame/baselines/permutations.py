@@ -77,6 +77,54 @@ def beta_shapley(game: Any, *, key: jax.Array, budget: int, alpha: float = 4.0, 
     return counted.result("Beta-Shapley", draws.mean(axis=0), standard_error(draws), **about)
 
 
+def compressive_sensing(
+    game: Any, *, key: jax.Array, budget: int, num_measurements: int | None = None, noise: float = 0.1
+) -> Attribution:
+    """Estimate Shapley values that differ from their mean for few sources only, from sums of what orders measure.
+
+    What sources add in random orders is summed with random signs; of all values that explain these sums to within
+    the noise, those are taken whose differences from the mean are smallest in the L1 norm.
+
+    Args:
+      game: maps masks to utilities; attribute `num_sources`.
+      key: one typed key.
+      budget: evaluations allowed, at least `N + 1`.
+      num_measurements: sums; by default half as many as sources.
+      noise: what need not be explained, as a share of the norm of what differs from the mean, strictly between 0 and 1.
+
+    Returns:
+      An `Attribution`, values `[Q, N]`; without standard errors.
+
+    Raises:
+      ValueError: for a smaller budget, and for a bad game, key or option.
+
+    References:
+      Jia et al., Towards Efficient Data Valuation Based on the Shapley Value, AISTATS 2019, algorithm 2.
+    """
+    noise = checks.probability(noise, "noise")
+    marginals, counted, orders = _marginals(game, key, budget, 1)
+    num_sources, mean = counted.num_sources, marginals.mean(axis=0)
+    number = (
+        max(1, num_sources // 2) if num_measurements is None else checks.count(num_measurements, "num_measurements")
+    )
+    signs = counted.rng.choice([-1.0, 1.0], (number, num_sources)) / np.sqrt(number)
+    centre = mean.mean(axis=1, keepdims=True)  # `(U(all) - U(none)) / N`
+    apart = np.stack([_sparsest(signs, signs @ of_query, noise) for of_query in mean - centre])
+    about = {"num_measurements": number, "noise": noise, "orders": len(orders)}
+    return counted.result("compressive sensing", centre + apart, None, **about)
+
+
+def _sparsest(signs: np.ndarray, measured: np.ndarray, noise: float) -> np.ndarray:
+    """The first values `[N]` on the LASSO path that explain what is `measured` to within the noise."""
+    from sklearn.linear_model import lars_path
+
+    if not np.isfinite(measured).all():
+        return np.full(signs.shape[1], np.nan)
+    coef = lars_path(signs, measured, method="lasso")[2]
+    left = np.linalg.norm(measured[:, None] - signs @ coef, axis=0)
+    return coef[:, np.argmax(left <= max(noise * np.linalg.norm(measured), left.min()))]
+
+
 def _marginals(game: Any, key: jax.Array, budget: int, at_once: int) -> tuple[np.ndarray, Budget, np.ndarray]:
     """What sources add in random orders, `[n, Q, N]`, and these orders, `[n, N]`; `n` a multiple of `at_once`."""
     num_sources = checks.count(getattr(game, "num_sources", 0), "game.num_sources")

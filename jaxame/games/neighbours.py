@@ -11,6 +11,7 @@ from scipy.spatial import distance
 from jaxame import checks
 from jaxame.games.game import binomial_pmf, finite, valid_masks
 from jaxame.laws import Law
+from jaxame.types import TrainingData
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +68,11 @@ class NearestNeighbours:
     def num_sources(self) -> int:
         """`N`."""
         return len(self.x)
+
+    @property
+    def data(self) -> TrainingData:
+        """The training set, each example a source."""
+        return TrainingData(self.x, self.y, np.arange(len(self.x)))
 
     @property
     def num_queries(self) -> int:

@@ -19,6 +19,7 @@ from jaxame.submodels.adapter import Params, as_model, in_dtype
 from jaxame.submodels.feeds import Examples
 from jaxame.submodels.preview import Preview
 from jaxame.submodels.training import Augment, Loss, Recipe, share
+from jaxame.types import TrainingData
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class TrainingGame:
     Attributes:
       num_sources: `N`.
       num_queries: `Q`.
+      data: the training set and the source of each example.
       query: the query, as given.
       feed: `"masked"` or `"gathered"`.
       lowering: `"patches"` or `"native"`.
@@ -126,6 +128,7 @@ class TrainingGame:
         self.query = query
         self.num_queries = arguments.checked_num_queries(recipe, query)
         self.num_sources = int(groups.max()) + 1
+        self.data = TrainingData(x, y, groups)
         self._inclusion = checks.probability(inclusion, "inclusion")
         examples = Examples(x, y, groups, start=start)
         self._recipe = sizes.choose_feed(recipe, examples, feed, self._inclusion, full_batch=batch_size is None)
