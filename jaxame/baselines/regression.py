@@ -42,10 +42,10 @@ def datamodels(game: Any, *, key: jax.Array, budget: int, share: float = 0.5) ->
     budget = checks.count(budget, "budget")
     checks.require(budget >= 2, f"a budget of at least 2 evaluations for {num_sources} sources", budget)
     result = ame(game, key=key, num_submodels=budget, law=PointMass(share), copies=0, shrunken=False)
-    assert result.lasso_min is not None
+    values = result.lasso_min
+    assert values is not None
     about = result.about | {"method": "datamodels", "budget": budget, "evaluations": budget}
-    own = {"values": result.lasso_min, "debiased": result.lasso_min, "stderr": None}
-    return dataclasses.replace(result, **own, about=about)
+    return dataclasses.replace(result, values=values, debiased=values, stderr=None, about=about)
 
 
 def regression_adjusted(
