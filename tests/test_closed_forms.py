@@ -163,7 +163,7 @@ def coverages(law, paired, num_submodels, games, repeats):
 
 _FEW = np.where(np.arange(120) < 8, np.linspace(0.5, 2.0, 120), 0.0)
 COVERED = {
-    "as many rows as sources": (120, (Additive(_FEW), Saturating(120, range(5), slope=1.5, centre=2.0)), 24),
+    "as many rows as sources": (120, (Additive(_FEW), Saturating(120, range(5), slope=1.5, centre=2.0)), 32),
     "many rows": (M, (GAMES["2 of 3"], GAMES["unanimity sum"], GAMES["majority"], GAMES["saturating"]), 16),
 }
 

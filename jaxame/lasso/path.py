@@ -103,7 +103,8 @@ def _descend(
     blocks = Block(working.x, working.gram, working.z_part, working.factor)
     rows = problem.y, problem.training_weight(), problem.z_inverse, problem.unit
     parts = active, blocks, working.count, coef, residual, *rows, penalty, slack
-    return jax.lax.map(one, parts, batch_size=at_once)
+    # A batch, even of one, would compute both sides of every condition: blocks that have settled could not be skipped.
+    return jax.lax.map(one, parts, batch_size=None if at_once == 1 else at_once)
 
 
 @jax.jit
