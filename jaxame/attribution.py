@@ -31,7 +31,7 @@ _EXPLAIN = {
     ),
     Status.NOT_FINITE: (
         "the utility of some subset is not finite, and this estimator cannot leave a subset out; values that it goes "
-        "into are NaN"
+        "into are NaN; mend the failing submodels, or use jaxame.ame or jaxame.shapley, which leave them out"
     ),
 }
 

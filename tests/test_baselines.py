@@ -251,6 +251,31 @@ def test_pairs_solve_a_self_dual_game_in_two_orders():
         np.testing.assert_allclose(result.values, game.ame(SHAPLEY), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_a_single_source_has_all_there_is(name):
+    """But for methods that compare sources: these say that they need two."""
+    row, game = TABLE[name], games.Additive([3.0], bias=1.0)
+    if name.startswith(("kernel", "group", "adjusted", "subsample")):
+        with pytest.raises(ValueError, match=r"at least 2 sources|some sources in and some out"):
+            row.estimate(game, key=KEY, budget=200)
+        return
+    result = row.estimate(game, key=KEY, budget=200)
+    assert result.about["evaluations"] <= 200
+    np.testing.assert_allclose(result.values, [[3.0]], atol=1e-5)
+
+
+def test_truncation_ends_where_nothing_is_between_none_and_all():
+    class Flat(Sums):
+        def __call__(self, keys, masks):
+            return np.where(masks.all(axis=1), self.noise, 0.0)[:, None]
+
+    flat = baselines.truncated_permutation(Flat(), key=KEY, budget=100).check()
+    np.testing.assert_array_equal(flat.values, np.zeros((1, N)))
+    failing = baselines.truncated_permutation(Flat(noise=np.nan), key=KEY, budget=100)
+    assert failing.status.tolist() == [Status.NOT_FINITE]
+    assert np.isnan(failing.values).any()
+
+
 def test_truncation_spares_evaluations():
     """One source does all: an order is over once it is in."""
 

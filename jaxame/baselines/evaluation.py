@@ -59,7 +59,7 @@ class Budget:
       game: maps masks to utilities; attribute `num_sources`.
       key: one typed key; decides everything.
       budget: evaluations at most.
-      least: what the method needs, as a function of `N`.
+      least: evaluations that the method needs.
 
     Attributes:
       num_sources: `N`.

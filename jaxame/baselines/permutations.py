@@ -129,7 +129,8 @@ def _marginals(game: Any, key: jax.Array, budget: int, at_once: int) -> tuple[np
     """What sources add in random orders, `[n, Q, N]`, and these orders, `[n, N]`; `n` a multiple of `at_once`."""
     num_sources = checks.count(getattr(game, "num_sources", 0), "game.num_sources")
     counted = Budget(game, key, budget, 2 + at_once * (num_sources - 1))
-    rounds = (counted.budget - 2) // max(1, at_once * (num_sources - 1))
+    # A single source has one order only.
+    rounds = (counted.budget - 2) // (at_once * (num_sources - 1)) if num_sources > 1 else 1
     orders = counted.rng.permuted(np.tile(np.arange(num_sources), (rounds, 1)), axis=1)
     if at_once == 2:
         orders = np.stack([orders, orders[:, ::-1]], axis=1).reshape(-1, num_sources)
@@ -167,8 +168,9 @@ def truncated_permutation(
     Args:
       game: maps masks to utilities; attribute `num_sources`.
       key: one typed key.
-      budget: evaluations allowed, at least `N + 1`. The last order may be cut short and is then not used.
+      budget: evaluations allowed, at least `N + 1`. Orders are begun as long as it suffices for one that is not cut.
       tolerance: distance from the utility of all sources, in every query, as a share of its distance from that of none.
+        The first source of an order is always evaluated.
       at_once: orders side by side; fewer if the budget could end in them.
 
     Returns:
@@ -185,9 +187,10 @@ def truncated_permutation(
     tolerance, at_once = _positive(tolerance, "tolerance"), checks.count(at_once, "at_once")
     ends = counted.evaluate([none_and_all(num_sources)]).utilities
     near = tolerance * np.abs(ends[1] - ends[0])
-    draws: list[np.ndarray] = []
-    while width := min(at_once, (counted.left) // max(1, num_sources - 1)):
-        draws.append(_truncated(counted, ends, near, width))
+    draws = []
+    steps = max(1, num_sources - 1)  # of an order that is not cut
+    while not draws or (num_sources > 1 and counted.left >= steps):
+        draws.append(_truncated(counted, ends, near, max(1, min(at_once, counted.left // steps))))
     values = np.concatenate(draws)
     about = {"tolerance": tolerance, "orders": len(values)}
     return counted.result("truncated permutations", values.mean(axis=0), standard_error(values), **about)
@@ -200,7 +203,8 @@ def _truncated(counted: Budget, ends: np.ndarray, near: np.ndarray, width: int) 
     rank, marginals = _rank(orders), np.zeros((width, ends.shape[1], num_sources))
     last, going = np.tile(ends[0], (width, 1)), np.arange(width)
     for place in range(num_sources):
-        going = going[(np.abs(ends[1] - last[going]) > near).any(axis=1)]
+        if place:  # what is not finite is near nothing
+            going = going[~(np.abs(ends[1] - last[going]) <= near).all(axis=1)]
         if not going.size:
             break
         if place == num_sources - 1:
