@@ -187,7 +187,7 @@ def truncated_permutation(
     tolerance, at_once = _positive(tolerance, "tolerance"), checks.count(at_once, "at_once")
     ends = counted.evaluate([none_and_all(num_sources)]).utilities
     near = tolerance * np.abs(ends[1] - ends[0])
-    draws = []
+    draws: list[np.ndarray] = []
     steps = max(1, num_sources - 1)  # of an order that is not cut
     while not draws or (num_sources > 1 and counted.left >= steps):
         draws.append(_truncated(counted, ends, near, max(1, min(at_once, counted.left // steps))))
