@@ -33,6 +33,10 @@ _EXPLAIN = {
         "the utility of some subset is not finite, and this estimator cannot leave a subset out; values that it goes "
         "into are NaN; mend the failing submodels, or use jaxame.ame or jaxame.shapley, which leave them out"
     ),
+    Status.TOTAL_NOT_FINITE: (
+        "the utility of no source or of all is not finite, so the values could not be made to sum to the difference; "
+        "mend the game there, or take efficient=False"
+    ),
 }
 
 

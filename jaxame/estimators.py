@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
-from jaxame import checks, environment, inference, leftout, reweight, stopping
+from jaxame import checks, environment, inference, leftout, reweight, stopping, truncation
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
 from jaxame.features import Coding, MaskColumns, code, exact_operator, mask_columns
@@ -29,10 +30,11 @@ from jaxame.types import Progress, Status, silent, submodel_status
 from jaxame.values import estimate_values
 
 # Streams of a design's key besides its rows, which are numbered from 0.
-_GAME_STREAM, _FOLD_STREAM, _REPEAT_STREAM = 2**32 - 2, 2**32 - 3, 2**32 - 8
+_GAME_STREAM, _FOLD_STREAM, _REPEAT_STREAM, _ENDS_STREAM = 2**32 - 2, 2**32 - 3, 2**32 - 8, 2**32 - 9
 _CHUNK = 1024
 _DEFAULT_FOLDS = 10
 _LARGEST_GAP = 1e-4
+_UNIFORM = TruncatedUniform(1e-9)
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +56,7 @@ class Options(TypedDict, total=False):
 
     prior: ArrayLike | None
     interactions: bool
+    product_law: Law | None
     shrunken: bool
     copies: int
     draws: int
@@ -149,7 +152,8 @@ def shapley(
     *,
     key: jax.Array,
     num_submodels: int,
-    eps: float = 0.01,
+    eps: float | None = None,
+    efficient: bool = True,
     paired: bool = False,
     stop: stopping.Rule | None = None,
     max_submodels: int | None = None,
@@ -159,14 +163,36 @@ def shapley(
 ) -> Attribution:
     """Estimate the Shapley value of every source: the AME under `p ~ U(0, 1)`, truncated to `U(eps, 1 - eps)`.
 
-    The truncation moves a value by at most `2 eps` times the range of the source's expected marginal effect over `p`.
-    Arguments, result and errors are those of `ame`.
+    Args:
+      game: see `ame`.
+      key: likewise.
+      num_submodels: likewise; evaluations, but for the two of `efficient`.
+      eps: the truncation; by default chosen for `num_submodels`, see `jaxame.truncation`. How far it can move a value
+        is in the result's `about["truncation"]`, if no subset has a utility beyond those seen. With `interactions`,
+        what the products explain is not truncated, as they say what a source adds at every `p`.
+      efficient: evaluate the game on no source and on all as well, and let the values of every query sum to the
+        difference, see `Attribution.efficient`. Needs `shrunken`. A query for which one of the two is not finite gets
+        the status `TOTAL_NOT_FINITE`.
+      paired: see `ame`.
+      stop: likewise.
+      max_submodels: likewise.
+      repeats: likewise.
+      progress: likewise.
+      **options: of the estimate, see `estimate_ame`.
+
+    Returns:
+      An `Attribution`, values `[Q, N]`. `debiased`, its intervals, and the selection are those of the truncated law.
+
+    Raises:
+      ValueError: as `ame` does, and for `efficient` values that are not shrunken.
 
     References:
       Owen, Management Science 18(5), 1972 (the integral form); Lin et al., ICML 2022, section 2.
     """
+    eps = truncation.choose_eps(num_submodels) if eps is None else eps
     law = TruncatedUniform(eps)
-    return ame(
+    checks.require(not efficient or options.get("shrunken", True), "efficient=False with shrunken=False", efficient)
+    result = ame(
         game,
         key=key,
         num_submodels=num_submodels,
@@ -176,8 +202,32 @@ def shapley(
         max_submodels=max_submodels,
         repeats=repeats,
         progress=progress,
-        **options,
+        **options | {"product_law": _UNIFORM},
     )
+    lowest, highest = np.array(result.about["utility_range"]).T
+    if efficient:
+        ends = _none_and_all(game, key, result.num_queries)
+        result = _with_total(result, ends[1] - ends[0])
+        lowest, highest = np.fmin(lowest, ends.min(axis=0)), np.fmax(highest, ends.max(axis=0))
+    bound = truncation.bias_bound(eps, highest - lowest, result.values)
+    about = {"efficient": efficient, "truncation": {"eps": eps, "bias_bound": bound.tolist()}}
+    return dataclasses.replace(result, about=result.about | about)
+
+
+def _none_and_all(game: Game, key: jax.Array, num_queries: int) -> np.ndarray:
+    """Utilities of no source and of all, `[2, Q]`."""
+    keys = jax.random.split(jax.random.fold_in(key, _ENDS_STREAM))
+    masks = np.repeat([[False], [True]], game.num_sources, axis=1)
+    ends = np.asarray(game(keys, jnp.asarray(masks)), np.float64)
+    checks.require(ends.shape == (2, num_queries), f"the game to return [2, {num_queries}]", list(ends.shape))
+    return ends
+
+
+def _with_total(result: Attribution, total: np.ndarray) -> Attribution:
+    """Let the values sum to `total [Q]` where that is finite, and mark the queries where it is not."""
+    known = np.isfinite(total)
+    values = result.efficient(np.where(known, total, result.values.sum(axis=1)))
+    return dataclasses.replace(result, values=values, status=np.where(known, result.status, Status.TOTAL_NOT_FINITE))
 
 
 def evaluate(
@@ -225,6 +275,7 @@ def estimate_ame(
     law: Law | None = None,
     prior: ArrayLike | None = None,
     interactions: bool = False,
+    product_law: Law | None = None,
     shrunken: bool = True,
     copies: int = 4,
     draws: int = 1,
@@ -250,6 +301,8 @@ def estimate_ame(
         penalises these less, by up to 4 times either way, for the queries whose cross-validated error falls by that.
         Values only; the selection does not use it.
       interactions: fit the values with products of the chosen sources' memberships, see `jaxame.interactions`.
+      product_law: law over which what these products say is averaged, which need not be one that the rows overlap
+        with; by default `law`. `shapley` takes the uniform law without its truncation here.
       shrunken: whether the values are corrected by one step and shrunken by empirical Bayes, see `jaxame.values`;
         otherwise they are plain least squares on the LASSO's support, and zero outside of it.
       copies: knockoff copies for `Attribution.select`; 0 for none.
@@ -315,8 +368,9 @@ def estimate_ame(
         p_values = randomisation_p_values(design, targets, checks.typed_key(copy_key), redraws)
     step = inference.estimate(intervals, design, coding, targets, fit, fold)
     gaps, violations = np.moveaxis(_certificates(exact_operator(design, coding), coding, targets, fit, factor), 2, 0)
-    under = dataclasses.replace(design, law=law)
-    values = estimate_values(under, coding, targets, fit.coef_1se, interactions=interactions, shrunken=shrunken)
+    under, finite = dataclasses.replace(design, law=law), np.isfinite(targets)
+    how = {"interactions": interactions, "shrunken": shrunken, "product_law": product_law}
+    values = estimate_values(under, coding, targets, fit.coef_1se, **how)
     return Attribution(
         values=values.mean,
         values_sd=values.sd,
@@ -325,7 +379,7 @@ def estimate_ame(
         lasso_min=coding.scale * fit.coef_min,
         lasso_1se=coding.scale * fit.coef_1se,
         debiased=coding.scale * step.coef,
-        num_left_out=(~np.isfinite(targets)).sum(axis=0),
+        num_left_out=(~finite).sum(axis=0),
         submodel_status=submodel_status(targets),
         relative_gap=gaps,
         violation=violations,
@@ -335,7 +389,7 @@ def estimate_ame(
         importance=importance,
         randomisation_p=p_values,
         training_variance=None,
-        utility_variance=np.array([y[np.isfinite(y)].var(ddof=1) for y in targets.T]),
+        utility_variance=np.array([y[of_query].var(ddof=1) for y, of_query in zip(targets.T, finite.T, strict=True)]),
         about={
             "law": repr(law),
             "coding": design.coding,
@@ -351,6 +405,7 @@ def estimate_ame(
             "statistic": statistic,
             "redraws": redraws,
             "intervals": intervals,
+            "utility_range": [[float(np.nanmin(y)), float(np.nanmax(y))] for y in np.where(finite, targets, np.nan).T],
             "versions": environment.versions(),
             "game": dict(about or {}),
             **({} if overlap is None else {"reweighted": {"from": repr(design.law), **overlap.about()}}),
@@ -411,10 +466,11 @@ def check_options(
     devices: Sequence[jax.Device] | None = None,
     prior: ArrayLike | None = None,
     interactions: bool = False,
+    product_law: Law | None = None,
     shrunken: bool = True,
 ) -> int:
     """Check the options of an estimate, but for those of its values, and return the number of folds."""
-    del devices, prior, shrunken
+    del devices, prior, product_law, shrunken
     checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
     needs = "interactions=False for a nested design, whose products are not those of independent memberships"
     checks.require(not interactions or design.parent is None, needs, interactions)

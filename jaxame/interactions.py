@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxame.design import Design
+from jaxame.design import Design, Law
 from jaxame.features import Coding, exact_columns
 
 MAX_ORDER = 3
@@ -45,7 +45,12 @@ class ProductFit(NamedTuple):
 
 
 def refit_with_products(
-    design: Design, coding: Coding, target: np.ndarray, coef: np.ndarray, max_order: int = MAX_ORDER
+    design: Design,
+    coding: Coding,
+    target: np.ndarray,
+    coef: np.ndarray,
+    max_order: int = MAX_ORDER,
+    law: Law | None = None,
 ) -> ProductFit:
     """Fit (1) for `d = 1` up to `max_order` and take the order with the least generalised cross-validation error.
 
@@ -58,6 +63,7 @@ def refit_with_products(
       target: `[M]`, any unit; non-finite rows are left out.
       coef: `[N]` coefficients of a first fit; the sources `S` are those that are not zero.
       max_order: largest `d` that is tried.
+      law: over which products are averaged; by default the design's.
 
     Returns:
       The fit.
@@ -82,7 +88,7 @@ def refit_with_products(
         fit, error = _least_squares(root * columns, y, num_rows)
         if error < best:
             best, values = error, np.zeros(coef.size)
-            values[support] = _effects(design, coding, fit[num_intercepts:], support.size, terms)
+            values[support] = _effects(law or design.law, coding.scale, fit[num_intercepts:], support.size, terms)
             chosen = ProductFit(values, d, columns @ fit, fit.size - num_intercepts)
     assert chosen is not None
     return chosen
@@ -100,10 +106,10 @@ def _least_squares(columns: np.ndarray, y: np.ndarray, num_rows: int) -> tuple[n
     return fit, float(((y - columns @ fit) ** 2).sum() / max(1 - rank / num_rows, 1 / num_rows) ** 2)
 
 
-def _effects(design: Design, coding: Coding, fit: np.ndarray, size: int, terms: list[tuple[int, ...]]) -> np.ndarray:
+def _effects(law: Law, scale: float, fit: np.ndarray, size: int, terms: list[tuple[int, ...]]) -> np.ndarray:
     """Return the AME `[S]` of a function of codes, whose coefficients come first in `fit`, and products."""
-    moments = design.law.expectation(lambda p: p[:, None] ** np.arange(MAX_ORDER + 1))
-    values = coding.scale * fit[:size]
+    moments = law.expectation(lambda p: p[:, None] ** np.arange(MAX_ORDER + 1))
+    values = scale * fit[:size]
     for mu, term in zip(fit[size:], terms, strict=True):
         values[list(term)] += mu * moments[len(term) - 1]
     return values

@@ -34,6 +34,7 @@ class Status(enum.IntEnum):
     LEFT_OUT_RELATED_TO_SOURCE = 2
     LEFT_OUT_RELATED_TO_P = 3
     NOT_FINITE = 4
+    TOTAL_NOT_FINITE = 5
 
 
 class SubmodelStatus(enum.IntEnum):

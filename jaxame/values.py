@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxame.design import Design
+from jaxame.design import Design, Law
 from jaxame.features import Coding, exact_columns
 from jaxame.inference import step_design
 from jaxame.interactions import refit_with_products
@@ -20,7 +20,14 @@ class Values(NamedTuple):
 
 
 def estimate_values(
-    design: Design, coding: Coding, targets: np.ndarray, coef: np.ndarray, *, interactions: bool, shrunken: bool
+    design: Design,
+    coding: Coding,
+    targets: np.ndarray,
+    coef: np.ndarray,
+    *,
+    interactions: bool,
+    shrunken: bool,
+    product_law: Law | None = None,
 ) -> Values:
     r"""Estimate the AME from the LASSO's support.
 
@@ -35,6 +42,7 @@ def estimate_values(
       coef: `[Q, N]` the LASSO's coefficients.
       interactions: put products of memberships into `f`, see `jaxame.interactions`.
       shrunken: take the two further steps; else the values are the AME of `f`, zero outside of the support.
+      product_law: over which the products are averaged; by default the design's.
 
     References:
       Meinshausen, Comput. Stat. Data Anal. 52(1), 2007 (the relaxed LASSO); Donoho, Maleki and Montanari, PNAS 106(45),
@@ -44,7 +52,7 @@ def estimate_values(
     for q, (y, own) in enumerate(zip(targets.T, coef, strict=True)):
         support = np.flatnonzero(own)
         if interactions:
-            values[q], _, fitted[:, q], terms[q] = refit_with_products(design, coding, y, own)
+            values[q], _, fitted[:, q], terms[q] = refit_with_products(design, coding, y, own, law=product_law)
             continue
         x = exact_columns(design, coding, support)
         relaxed = refit(x, y, coding.weight, coding.z)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.ensemble import BaggingClassifier
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import roc_auc_score
 
 from jaxame import baselines, games
 from jaxame.attribution import AttributionError
 from jaxame.baselines import regression
+from jaxame.baselines.evaluation import Evaluations
 from jaxame.design import Beta, PointMass, TruncatedUniform
 from jaxame.types import Status
 
@@ -295,6 +297,9 @@ def test_l1_keeps_as_many_as_asked():
     result = baselines.kernel_shap(GAME, key=KEY, budget=500, num_features=3)
     assert ((result.values != 0).sum(axis=1) <= 3).all()
     assert (result.values[0, 0] != 0).all()
+    each = baselines.kernel_shap(GAME, key=KEY, budget=500, num_features=[1, 3, 2])
+    np.testing.assert_array_equal(each.values[1], result.values[1])
+    assert ((each.values != 0).sum(axis=1) <= [1, 3, 2]).all()
 
 
 def test_datamodels_are_a_lasso_at_one_share():
@@ -308,11 +313,31 @@ def test_datamodels_are_a_lasso_at_one_share():
         baselines.datamodels(game, key=KEY, budget=1)
 
 
+@functools.cache
+def some_evaluations():
+    masks = np.random.default_rng(0).random((300, N)) < 0.5
+    return masks, Evaluations(np.packbits(masks, axis=1, bitorder="little"), GAME(None, masks), N)
+
+
+def test_ridge_is_that_of_scikit_learn():
+    masks, found = some_evaluations()
+    fold = np.arange(300) % 3
+    fit = regression._linear(found, fold, 0)
+    for query, own in ((0, 0), (1, 2)):
+        predict, values = fit(found.utilities[:, query], own)
+        rest = fold != own
+        ridges = (Ridge(alpha).fit(masks[rest], found.utilities[rest, query]) for alpha in np.geomspace(1e-6, 1e4, 21))
+        model = min(ridges, key=lambda ridge: np.abs(ridge.coef_ - values).max())
+        np.testing.assert_allclose(values, model.coef_, atol=1e-9)
+        np.testing.assert_allclose(predict(masks[:9] * 1.0), model.predict(masks[:9]), atol=1e-9)
+        chosen = RidgeCV(alphas=np.geomspace(1e-6, 1e4, 21)).fit(masks[rest], found.utilities[rest, query])
+        np.testing.assert_allclose(values, chosen.coef_, rtol=0.05, atol=0.02)
+
+
 def test_trees_know_their_values():
-    """Of a tree on memberships: against enumeration."""
-    rng = np.random.default_rng(0)
-    masks = rng.random((300, N)) < 0.5
-    predict, values = regression._trees(masks, GAME(None, masks)[:, 0], 0)
+    """Of a sum of trees on memberships: against enumeration."""
+    _, found = some_evaluations()
+    predict, values = regression._trees(found, np.arange(300) % 5, 0)(found.utilities[:, 0], 1)
 
     class Predicted(Sums):
         def __call__(self, keys, masks):
@@ -398,7 +423,7 @@ BAD = {
     "no sampling": (lambda: baselines.kernel_shap(GAME, key=KEY, budget=90, sampling="all"), "sampling to be one of"),
     "all features": (
         lambda: baselines.kernel_shap(GAME, key=KEY, budget=90, num_features=N),
-        "num_features below 7; got 7",
+        r"num_features from 1 to 6, one number or \[3\]; got int 7",
     ),
     "no alpha": (lambda: baselines.beta_shapley(GAME, key=KEY, budget=90, alpha=0), "alpha above 0 and finite"),
     "no surrogate": (lambda: baselines.regression_adjusted(GAME, key=KEY, budget=90, surrogate="x"), "surrogate to be"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import linalg
 
 from jaxame import checks
@@ -27,7 +28,7 @@ def kernel_shap(
     budget: int,
     paired: bool = True,
     sampling: str = "kernel",
-    num_features: int | None = None,
+    num_features: int | ArrayLike | None = None,
 ) -> Attribution:
     """Estimate Shapley values by weighted least squares on random subsets.
 
@@ -40,7 +41,8 @@ def kernel_shap(
       paired: whether every subset is followed by its complement; an odd evaluation is then not made.
       sampling: "kernel": sizes by the kernel, all subsets weigh alike. "leverage": every size as likely, which is how
         much a subset matters for the fit, and weights that make up for it.
-      num_features: sources that may have a value other than 0, those that enter the LASSO path first; None for all.
+      num_features: sources that may have a value other than 0, those that enter the LASSO path first; a number, or one
+        for each query `[Q]`. None for all.
 
     Returns:
       An `Attribution`, values `[Q, N]`; with standard errors (sandwich) if there are more subsets, or pairs, than
@@ -56,14 +58,14 @@ def kernel_shap(
     checks.require(sampling in SAMPLINGS, f"sampling to be one of {SAMPLINGS}", checks.describe(sampling))
     counted, ends, found, weight = sample_by_size(game, key, budget, paired, sampling)
     num_sources, total = counted.num_sources, ends[1] - ends[0]
-    few = num_features is None or checks.count(num_features, "num_features") < num_sources
-    checks.require(few, f"num_features below {num_sources}", num_features)
     gram, moments = _moments(found, weight, found.utilities - ends[0])
-    about = {"paired": paired, "sampling": sampling, "num_features": num_features}
+    about: dict[str, Any] = {"paired": paired, "sampling": sampling, "num_features": None}
     if num_features is not None:
+        numbers = _numbers_of_features(num_features, num_sources, len(total))
+        about["num_features"] = numbers.tolist()
         along = weight @ (found.utilities - ends[0])
-        each = zip(moments, total, along, strict=True)
-        values = np.stack([_on_few(gram, b, sum_, weight.sum(), y, num_features) for b, sum_, y in each])
+        each = zip(moments, total, along, numbers, strict=True)
+        values = np.stack([_on_few(gram, b, sum_, weight.sum(), y, number) for b, sum_, y, number in each])
         return counted.result("KernelSHAP with L1", values, None, **about)
     # Every subset less its mean over sources: then the values are their mean, total / N, and what is fitted here.
     centred = _apart(_apart(gram).T)
@@ -149,6 +151,16 @@ def sample_by_size(
     weight = (odds / odds.mean() if sampling == "leverage" else np.ones(num_sources - 1))[drawn - 1]
     found = everything[slice(2, None)]
     return counted, everything.utilities[:2], found, np.repeat(weight, 2) if paired else weight
+
+
+def _numbers_of_features(given: ArrayLike, num_sources: int, num_queries: int) -> np.ndarray:
+    """Return the number of features of every query, int `[Q]`."""
+    numbers = np.asarray(given)
+    fits = np.issubdtype(numbers.dtype, np.integer) and numbers.shape in ((), (num_queries,))
+    fits = fits and bool(((numbers >= 1) & (numbers < num_sources)).all())
+    needs = f"num_features from 1 to {num_sources - 1}, one number or [{num_queries}]"
+    checks.require(fits, needs, checks.describe(given))
+    return np.broadcast_to(numbers, num_queries)
 
 
 def _apart(columns: np.ndarray) -> np.ndarray:
