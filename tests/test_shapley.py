@@ -81,7 +81,8 @@ def test_the_result_says_how_far_the_truncation_can_move_a_value(result):
     bound = result.about["truncation"]["bias_bound"]
     span = ALL - NONE  # of the monotone games
     for query in (0, 2, 5):
-        np.testing.assert_allclose(bound[query], 2 * eps * (span[query] + np.abs(result.values[query]).max()), rtol=1e-5)
+        largest = np.abs(result.values[query]).max()
+        np.testing.assert_allclose(bound[query], 2 * eps * (span[query] + largest), rtol=1e-5)
     json.dumps(result.about)
     given = jaxame.shapley(GAME, key=KEY, eps=0.1, efficient=False, **OPTIONS)
     assert given.about["truncation"]["eps"] == 0.1

@@ -1,0 +1,155 @@
+"""Shapley values at equal budget: ours against every estimator people use, on games whose values are known.
+
+`python -m benchmarks.shapley --json FILE` runs estimators x games x budgets. The error of an estimate is its L2
+distance from the true values. For every game and budget the table gives the mean error over seeds of the best estimator
+that is not ours, and ours relative to it, with the jackknife standard error of the ratio over seeds. Two means that
+differ by less than two joint standard errors, or are both below 1e-6, are called a tie.
+
+Three kinds of games: "sparse", at most 10 of 1,000 sources matter; "dense", all of 200 do; "tiny", with 10 sources.
+`--peers shapiq,pydvl` adds those packages' own implementations.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from benchmarks import shapley_estimators as known
+from benchmarks import shapley_games
+from jaxame import checks, cli, environment
+
+Record = dict[str, Any]
+KINDS: dict[str, tuple[Callable[[int], dict[str, tuple[Any, float]]], tuple[int, ...]]] = {
+    "sparse": (shapley_games.sparse, (2**10, 2**11, 2**12, 2**13, 2**14)),
+    "dense": (shapley_games.dense, (2**9, 2**11, 2**13)),
+    "tiny": (shapley_games.tiny, (2**6, 2**8)),
+}
+SEED, NO_ERROR = 70, 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to race."""
+
+    kinds: tuple[str, ...] = tuple(KINDS)
+    """Kinds of games."""
+    budgets: tuple[int, ...] = ()
+    """Evaluations; by default those of each kind."""
+    seeds: int = 20
+    """Every seed has games, subsets and noise of its own."""
+    estimators: tuple[str, ...] = known.NAMES
+    """Which to run, by name."""
+    peers: str = ""
+    """Comma-separated: shapiq, pydvl. One that is not installed is skipped."""
+    json: Path | None = None
+    """File for the records."""
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run the race and return what goes into the JSON file."""
+    unknown = set(settings.kinds) - set(KINDS)
+    checks.require(not unknown, f"kinds among {tuple(KINDS)}", sorted(unknown))
+    errors: dict[tuple[str, str, int, str], list[float]] = {}
+    seconds: dict[tuple[str, int, str], list[float]] = {}
+    skipped: dict[tuple[str, int, str], str] = {}
+    begin = time.perf_counter()
+    for kind in settings.kinds:
+        make, budgets = KINDS[kind]
+        for budget in settings.budgets or budgets:
+            for seed in range(settings.seeds):
+                named = make(seed)
+                game = shapley_games.SideBySide(
+                    tuple(own for own, _ in named.values()), np.array([noise for _, noise in named.values()])
+                )
+                truth, key = game.shapley(), jax.random.fold_in(jax.random.key(SEED), seed)
+                for name, result, reason, took in known.attribute(settings.estimators, game, key, budget):
+                    if result is None:
+                        skipped[kind, budget, name] = reason
+                        continue
+                    seconds.setdefault((kind, budget, name), []).append(took)
+                    for label, error in zip(named, np.linalg.norm(result.values - truth, axis=1), strict=True):
+                        errors.setdefault((kind, label, budget, name), []).append(float(error))
+            print(f"{kind}, budget {budget:,}: {time.perf_counter() - begin:.0f} s", flush=True)
+    return {
+        "records": summarise(errors, seconds),
+        "skipped": [
+            {"kind": kind, "budget": budget, "estimator": name, "reason": reason}
+            for (kind, budget, name), reason in skipped.items()
+        ],
+        "settings": {"seeds": settings.seeds, "estimators": list(settings.estimators), "peers": settings.peers},
+        "seconds": time.perf_counter() - begin,
+        "devices": environment.devices(),
+        "versions": environment.versions(),
+    }
+
+
+def summarise(
+    errors: dict[tuple[str, str, int, str], list[float]], seconds: dict[tuple[str, int, str], list[float]]
+) -> list[Record]:
+    """Return a record per game, budget and estimator; `relative` is to the best that is not ours."""
+    found = []
+    for cell in dict.fromkeys(key[:3] for key in errors):
+        own = {key[3]: np.array(values) for key, values in errors.items() if key[:3] == cell}
+        others = [name for name in own if name not in known.OURS]
+        best = min(others, key=lambda name: own[name].mean()) if others else None
+        for name, error in own.items():
+            record: Record = dict(zip(("kind", "game", "budget"), cell, strict=True)) | {
+                "estimator": name,
+                "l2_error": float(error.mean()),
+                "l2_error_se": _standard_error(error),
+                "seconds": float(np.median(seconds[cell[0], cell[2], name])),
+                "best": name == best,
+            }
+            found.append(record | ({} if best is None else compare(error, own[best])))
+    return found
+
+
+def compare(own: np.ndarray, best: np.ndarray) -> dict[str, Any]:
+    """Compare an estimator's errors over seeds with those of the best that is not ours."""
+    difference = own.mean() - best.mean()
+    joint = float(np.hypot(_standard_error(own), _standard_error(best)))
+    tie = max(own.mean(), best.mean()) < NO_ERROR or abs(difference) < 2 * joint
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = (own.sum() - own) / (best.sum() - best)
+        ratio = own.mean() / best.mean()
+    error = np.sqrt((own.size - 1) / own.size * ((left - left.mean()) ** 2).sum())
+    return {
+        "relative": float(ratio),
+        "relative_se": float(error),
+        "verdict": "tie" if tie else "wins" if difference < 0 else "loses",
+    }
+
+
+def _standard_error(error: np.ndarray) -> float:
+    return float(error.std(ddof=1) / np.sqrt(error.size)) if error.size > 1 else float("nan")
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print a line per game and budget: the best that is not ours, and ours relative to it."""
+    cells: dict[tuple[str, str, int], list[Record]] = {}
+    for record in results["records"]:
+        cells.setdefault((record["kind"], record["game"], record["budget"]), []).append(record)
+    for (kind, game, budget), own in cells.items():
+        best = next((record for record in own if record["best"]), None)
+        text = "" if best is None else f" {best['estimator']} {best['l2_error']:.3g};"
+        for record in own:
+            if record["estimator"] in known.OURS and best is not None:
+                ratio = f"{record['relative']:.2g} +- {record['relative_se']:.1g}"
+                text += f" {record['estimator']} {record['l2_error']:.3g} ({ratio}, {record['verdict']});"
+        print(f"{kind}, {game}, {budget:,}:{text}")
+
+
+if __name__ == "__main__":
+    cli.use_all_cores()
+    chosen = tyro.cli(Settings, description=__doc__)
+    results = main(chosen)
+    show(results)
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,0 +1,141 @@
+"""The paper's first experiment on Shapley values: error against budget on a game that two of three sources decide.
+
+Question: with `N = 1,000` sources, of which any two of three make the utility 1, how far from the true Shapley values
+(1/3 for each of the three, 0 for all others) is every estimator after so many evaluations of the game?
+
+`l2_error` is the L2 distance from the true values, whose norm is .577, so that an estimate of zeros has this error.
+`seconds` is the time of one run on this machine, compilation included where it happens. An estimator whose least budget
+is larger is in `skipped` with the reason. The three sources differ from seed to seed.
+
+RESULT
+"""
+
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks import shapley_estimators as known
+from experiments import records
+from jaxame import checks, environment, games
+
+NUM_SOURCES, SEED = 1000, 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    budgets: tuple[int, ...] = tuple(2**power for power in range(10, 20))
+    """Evaluations of the game."""
+    seeds: int = 6
+    """Runs of every estimator at every budget."""
+    estimators: tuple[str, ...] = known.NAMES
+    """Which to run, by name."""
+    smoke: bool = False
+    """Two budgets, two seeds, a few estimators; ends with an error if ours does not beat the others."""
+    json: Path | None = None
+    """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
+
+
+_SMOKE = {"budgets": (1024, 2048), "seeds": 2}
+_SMOKE_ESTIMATORS = ("jaxame", "jaxame, interactions", "permutation", "KernelSHAP, paired", known.WITH_L1)
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run every estimator at every budget and return the records."""
+    if settings.smoke:
+        settings = dataclasses.replace(settings, **_SMOKE, estimators=_SMOKE_ESTIMATORS)
+    unknown = set(settings.estimators) - set(known.NAMES)
+    checks.require(not unknown, f"estimators among {known.NAMES}", sorted(unknown))
+    found: list[dict[str, Any]] = []
+    skipped: dict[tuple[str, int], str] = {}
+    begin = time.perf_counter()
+    for budget, seed in itertools.product(settings.budgets, range(settings.seeds)):
+        key = jax.random.fold_in(jax.random.key(SEED), seed)
+        members = np.random.default_rng([SEED, seed]).choice(NUM_SOURCES, 3, replace=False)
+        game, truth = games.Threshold(NUM_SOURCES, members.tolist(), 2), np.isin(np.arange(NUM_SOURCES), members) / 3
+        for name, result, reason, seconds in known.attribute(settings.estimators, game, key, budget):
+            if result is None:
+                skipped[name, budget] = reason
+                continue
+            error = float(np.linalg.norm(result.values[0] - truth))
+            found.append({"estimator": name, "budget": budget, "seed": seed, "l2_error": error, "seconds": seconds})
+        print(f"budget {budget:,}, seed {seed}: {time.perf_counter() - begin:.0f} s", flush=True)
+    if settings.smoke:
+        check(found)
+    left_out = [{"estimator": name, "budget": budget, "reason": why} for (name, budget), why in skipped.items()]
+    about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
+    return {"records": found, "skipped": left_out, "devices": environment.devices()} | about
+
+
+def mean_errors(found: list[dict[str, Any]]) -> dict[str, dict[int, tuple[float, float]]]:
+    """Mean error and its standard error (NaN for a single seed) by estimator and budget."""
+    errors: dict[str, dict[int, list[float]]] = {}
+    for one in found:
+        errors.setdefault(one["estimator"], {}).setdefault(one["budget"], []).append(one["l2_error"])
+    return {
+        name: {budget: _mean(np.array(own)) for budget, own in by_budget.items()} for name, by_budget in errors.items()
+    }
+
+
+def _mean(errors: np.ndarray) -> tuple[float, float]:
+    spread = errors.std(ddof=1) / np.sqrt(errors.size) if errors.size > 1 else np.nan
+    return float(errors.mean()), float(spread)
+
+
+def check(found: list[dict[str, Any]]) -> None:
+    """End with an error if the claim is plainly not met."""
+    means = mean_errors(found)
+    for budget, (mine, _) in means["jaxame"].items():
+        others = min(own[budget][0] for name, own in means.items() if name not in known.OURS)
+        products = means["jaxame, interactions"][budget][0]
+        if mine > 0.9 * others or products > 1e-6:
+            raise SystemExit(f"the claim is not met: {mine:.3g} (products {products:.3g}) against {others:.3g}")
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw error and seconds against budget, a line per estimator."""
+    found, colours = results["records"], plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6.5), layout="constrained")
+    for number, (name, own) in enumerate(mean_errors(found).items()):
+        mine = name in known.OURS
+        style = {"marker": _MARKERS[number % len(_MARKERS)], "ms": 5, "linewidth": 3 if mine else 1.2}
+        style |= {"color": "black" if mine else colours[number % 20], "linestyle": "-" if number != 1 else ":"}
+        mean, error = np.array(list(own.values())).T
+        left.errorbar(list(own), np.maximum(mean, _SMALLEST), 2 * np.nan_to_num(error), label=name, **style)
+        seconds = [np.median([r["seconds"] for r in found if (r["estimator"], r["budget"]) == (name, b)]) for b in own]
+        right.plot(list(own), seconds, **style)
+    left.axhline(1 / np.sqrt(3), color="grey", linewidth=1)
+    left.annotate(
+        "all zeros",
+        (min(r["budget"] for r in found), 1 / np.sqrt(3)),
+        xytext=(0, 3),
+        color="grey",
+        textcoords="offset points",
+    )
+    left.set_ylabel("L2 error (bars: 2 standard errors)")
+    right.set_ylabel("seconds of a run (median)")
+    for axis in (left, right):
+        axis.set_xlabel("evaluations of the game")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+    left.set_ylim(bottom=_SMALLEST / 2)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+_MARKERS = "osD^v<>PX*dph"
+_SMALLEST = 1e-4
+"""Of what is drawn: errors below are at the edge."""
+
+if __name__ == "__main__":
+    records.run(Settings, main, __doc__, draw)
