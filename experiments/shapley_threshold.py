@@ -38,21 +38,20 @@ class Settings:
     estimators: tuple[str, ...] = known.NAMES
     """Which to run, by name."""
     smoke: bool = False
-    """Two budgets, two seeds, a few estimators; ends with an error if ours does not beat the others."""
+    """One budget, two seeds, a few estimators; ends with an error if ours does not beat the others."""
     json: Path | None = None
     """File for the records."""
     figure: Path | None = None
     """File for the figure."""
 
 
-_SMOKE = {"budgets": (1024, 2048), "seeds": 2}
 _SMOKE_ESTIMATORS = ("jaxame", "jaxame, interactions", "permutation", "KernelSHAP, paired", known.WITH_L1)
 
 
 def main(settings: Settings) -> dict[str, Any]:
     """Run every estimator at every budget and return the records."""
     if settings.smoke:
-        settings = dataclasses.replace(settings, **_SMOKE, estimators=_SMOKE_ESTIMATORS)
+        settings = dataclasses.replace(settings, budgets=(1024,), seeds=2, estimators=_SMOKE_ESTIMATORS)
     unknown = set(settings.estimators) - set(known.NAMES)
     checks.require(not unknown, f"estimators among {known.NAMES}", sorted(unknown))
     found: list[dict[str, Any]] = []
@@ -103,24 +102,24 @@ def check(found: list[dict[str, Any]]) -> None:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw error and seconds against budget, a line per estimator."""
-    found, colours = results["records"], plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    draw_errors(results["records"], path, {"all zeros": 1 / np.sqrt(3)})
+
+
+def draw_errors(found: list[dict[str, Any]], path: Path, lines: dict[str, float]) -> None:
+    """Draw error and seconds against budget, a line per estimator, and some errors to compare with."""
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6.5), layout="constrained")
     for number, (name, own) in enumerate(mean_errors(found).items()):
         mine = name in known.OURS
-        style = {"marker": _MARKERS[number % len(_MARKERS)], "ms": 5, "linewidth": 3 if mine else 1.2}
-        style |= {"color": "black" if mine else colours[number % 20], "linestyle": "-" if number != 1 else ":"}
+        style = {"marker": _MARKERS[number % len(_MARKERS)], "ms": 5, "linewidth": 3 if mine else 1.2, "label": name}
+        style |= {"color": "black" if mine else colours[number % 20], "linestyle": ":" if "inter" in name else "-"}
         mean, error = np.array(list(own.values())).T
-        left.errorbar(list(own), np.maximum(mean, _SMALLEST), 2 * np.nan_to_num(error), label=name, **style)
+        left.errorbar(list(own), np.maximum(mean, _SMALLEST), 2 * np.nan_to_num(error), **style)
         seconds = [np.median([r["seconds"] for r in found if (r["estimator"], r["budget"]) == (name, b)]) for b in own]
         right.plot(list(own), seconds, **style)
-    left.axhline(1 / np.sqrt(3), color="grey", linewidth=1)
-    left.annotate(
-        "all zeros",
-        (min(r["budget"] for r in found), 1 / np.sqrt(3)),
-        xytext=(0, 3),
-        color="grey",
-        textcoords="offset points",
-    )
+    for text, at in lines.items():
+        left.axhline(at, color="grey", linewidth=1)
+        left.annotate(text, (0.99, at), xycoords=left.get_yaxis_transform(), va="bottom", ha="right", color="grey")
     left.set_ylabel("L2 error (bars: 2 standard errors)")
     right.set_ylabel("seconds of a run (median)")
     for axis in (left, right):
@@ -128,7 +127,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
     left.set_ylim(bottom=_SMALLEST / 2)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
