@@ -1,6 +1,7 @@
 """shapiq's approximators of Shapley values, and games that go between shapiq and us.
 
-`pip install shapiq`; ProxySPEX also takes lightgbm. Settings are shapiq's own unless the name says otherwise.
+`pip install shapiq`, with lightgbm for those with trees. For Python 3.11 that is shapiq 1.4; 1.8 has more of them, and
+leaves the packages that SPEX takes to its extra `sparse`. Settings are shapiq's own unless the name says otherwise.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from jaxame.baselines.evaluation import Budget
 _MOST_SOURCES = 1020  # above, shapiq's binomial coefficients and their inverses do not fit into float64
 _MOST_BYTES = 4e9
 _MOST_CELLS = 1e11  # some ten minutes
+_WITH_TREES = ("shapiq", "lightgbm")
 _TOO_FEW = "Insufficient budget"  # as SPEX says, which knows what it needs once it has begun
 
 
@@ -75,15 +77,23 @@ _METHODS = {
     "shapiq KernelSHAP, leverage": _Method("KernelSHAP", lambda n, _: {"sampling_weights": np.ones(n + 1)}),
     "shapiq unbiased KernelSHAP": _Method("UnbiasedKernelSHAP"),
     "shapiq kADD-SHAP": _Method("kADDSHAP", limit=_pairs),
-    "shapiq SPEX": _Method("SPEX", lambda *_: {"index": "SV"}),
-    "shapiq ProxySPEX": _Method("ProxySPEX", lambda *_: {"index": "SV"}, packages=("shapiq", "lightgbm")),
+    "shapiq SPEX": _Method("SPEX", lambda *_: {"index": "SV"}, packages=("shapiq", "sparse_transform", "galois")),
+    "shapiq ProxySPEX": _Method("ProxySPEX", lambda *_: {"index": "SV"}, packages=_WITH_TREES),
+    "shapiq LeverageSHAP": _Method("LeverageSHAP"),
+    "shapiq OddSHAP": _Method("OddSHAP", packages=_WITH_TREES),
+    "shapiq RegressionMSR, LightGBM": _Method(
+        "RegressionMSR", lambda *_: {"index": "SV", "proxy_model": "lightgbm"}, packages=_WITH_TREES
+    ),
 }
 
 
 def missing(name: str) -> str:
     """Return what an estimator lacks to run here, or an empty string."""
-    absent = [package for package in _METHODS[name].packages if util.find_spec(package) is None]
-    return f"not installed: {', '.join(absent)}" if absent else ""
+    method = _METHODS[name]
+    if absent := [package for package in method.packages if util.find_spec(package) is None]:
+        return f"not installed: {', '.join(absent)}"
+    there = hasattr(importlib.import_module("shapiq.approximator"), method.approximator)
+    return "" if there else f"shapiq {metadata.version('shapiq')} has no {method.approximator}"
 
 
 def _estimate(name: str, game: Any, *, key: jax.Array, budget: int) -> Attribution:
@@ -96,7 +106,7 @@ def _estimate(name: str, game: Any, *, key: jax.Array, budget: int) -> Attributi
 
     def run(ask: Ask) -> np.ndarray:
         options = method.options(counted.num_sources, budget)
-        approximator = getattr(importlib.import_module("shapiq"), method.approximator)
+        approximator = getattr(importlib.import_module("shapiq.approximator"), method.approximator)
         made = approximator(n=counted.num_sources, random_state=seed, **options)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="shapiq|sparse_transform")  # of rounding, and of budgets to spare
