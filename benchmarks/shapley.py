@@ -6,10 +6,12 @@ that is not ours, and ours relative to it, with the jackknife standard error of 
 differ by less than two joint standard errors, or are both below 1e-6, are called a tie.
 
 Three kinds of games: "sparse", at most 10 of 1,000 sources matter; "dense", all of 200 do; "tiny", with 10 sources.
-`--peers shapiq,pydvl` adds those packages' own implementations.
+`--peers shapiq,pydvl` adds those packages' own implementations, see `benchmarks.shapley_peers`. Some of them take
+minutes for a game of 1,000 sources; `--estimators` names those to run.
 """
 
 import dataclasses
+import importlib
 import json
 import time
 from collections.abc import Callable
@@ -31,6 +33,7 @@ KINDS: dict[str, tuple[Callable[[int], dict[str, tuple[Any, float]]], tuple[int,
     "tiny": (shapley_games.tiny, (2**6, 2**8)),
 }
 SEED, NO_ERROR = 70, 1e-6
+_PEERS = ("shapiq", "pydvl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +46,10 @@ class Settings:
     """Evaluations; by default those of each kind."""
     seeds: int = 20
     """Every seed has games, subsets and noise of its own."""
-    estimators: tuple[str, ...] = known.NAMES
-    """Which to run, by name."""
+    estimators: tuple[str, ...] = ()
+    """Which to run, by name; by default all, those of the peers too."""
     peers: str = ""
-    """Comma-separated: shapiq, pydvl. One that is not installed is skipped."""
+    """Comma-separated: shapiq, pydvl. What is not installed is skipped."""
     json: Path | None = None
     """File for the records."""
 
@@ -55,6 +58,10 @@ def main(settings: Settings) -> dict[str, Any]:
     """Run the race and return what goes into the JSON file."""
     unknown = set(settings.kinds) - set(KINDS)
     checks.require(not unknown, f"kinds among {tuple(KINDS)}", sorted(unknown))
+    peers = find_peers([name for name in settings.peers.split(",") if name])
+    names = settings.estimators or (*known.NAMES, *peers)
+    unknown = set(names) - {*known.NAMES, *peers}
+    checks.require(not unknown, f"estimators among {(*known.NAMES, *peers)}", sorted(unknown))
     errors: dict[tuple[str, str, int, str], list[float]] = {}
     seconds: dict[tuple[str, int, str], list[float]] = {}
     skipped: dict[tuple[str, int, str], str] = {}
@@ -68,7 +75,7 @@ def main(settings: Settings) -> dict[str, Any]:
                     tuple(own for own, _ in named.values()), np.array([noise for _, noise in named.values()])
                 )
                 truth, key = game.shapley(), jax.random.fold_in(jax.random.key(SEED), seed)
-                for name, result, reason, took in known.attribute(settings.estimators, game, key, budget):
+                for name, result, reason, took in known.attribute(names, game, key, budget, peers):
                     if result is None:
                         skipped[kind, budget, name] = reason
                         continue
@@ -82,11 +89,26 @@ def main(settings: Settings) -> dict[str, Any]:
             {"kind": kind, "budget": budget, "estimator": name, "reason": reason}
             for (kind, budget, name), reason in skipped.items()
         ],
-        "settings": {"seeds": settings.seeds, "estimators": list(settings.estimators), "peers": settings.peers},
+        "settings": {"seeds": settings.seeds, "estimators": list(names)},
         "seconds": time.perf_counter() - begin,
         "devices": environment.devices(),
         "versions": environment.versions(),
     }
+
+
+def find_peers(packages: list[str]) -> dict[str, known.Estimator]:
+    """Return the estimators of other packages that can run here; print why the others cannot."""
+    unknown = set(packages) - set(_PEERS)
+    checks.require(not unknown, f"peers among {', '.join(_PEERS)}, separated by commas", sorted(unknown))
+    found: dict[str, known.Estimator] = {}
+    for package in packages:
+        peer: Any = importlib.import_module(f"benchmarks.shapley_peers.{package}_peer")
+        for name, estimator in peer.ESTIMATORS.items():
+            if reason := peer.missing(name):
+                print(f"skipped {name}: {reason}", flush=True)
+            else:
+                found[name] = estimator
+    return found
 
 
 def summarise(

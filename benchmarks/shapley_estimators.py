@@ -76,7 +76,7 @@ def attribute(
     """
     known = {**OURS, **BASELINES, **(further or {})}
     if WITH_L1 in names:  # it is told how many features ours has found
-        known[WITH_L1] = _l1(ours(game, key=key, budget=budget))
+        known[WITH_L1] = l1(ours(game, key=key, budget=budget))
     for name in names:
         begin = time.perf_counter()
         result, reason = None, ""
@@ -87,7 +87,7 @@ def attribute(
         yield Outcome(name, result, reason, time.perf_counter() - begin)
 
 
-def _l1(found: Attribution) -> Estimator:
+def l1(found: Attribution) -> Estimator:
     """Return KernelSHAP with L1, given as many features as ours found in each query (at `lambda_1se`)."""
     assert found.lasso_1se is not None
     number = np.clip(np.count_nonzero(found.lasso_1se, axis=1), 1, found.num_sources - 1)

@@ -125,8 +125,9 @@ def estimates(
 
     def from_lasso(interactions: bool = False, shrunken: bool = True) -> np.ndarray:
         """Return what these options of `estimate_ame` would, from the LASSO of the default."""
-        options = {"interactions": interactions, "shrunken": shrunken}
-        return estimate_values(design, code(design), utilities, weighted, **options).mean
+        return estimate_values(
+            design, code(design), utilities, weighted, interactions=interactions, shrunken=shrunken
+        ).mean
 
     steps = {
         "paper": paper(as_paper, utilities),

@@ -15,7 +15,7 @@ effect; `width` is the mean width in units of the standard deviation of the util
 until the widest interval is at most half a standard deviation of the utility (`jaxame.stopping.Width`; the deviation is
 that on 2,000 other subsets). Their `M` is the mean number of rows at the end.
 
-Cross-validation has five folds, and 24 penalties down to a twentieth of the first; its fits have
+Cross-validation has five folds, and 14 penalties down to a twentieth of the first; its fits have
 a duality gap of at most 1e-3, the fit that is used one of 1e-6.
 
 Result (`results/interval_coverage.cpu-2-cores.json`, 500 replicates a cell, 883 s on two cores that also did other
@@ -51,7 +51,7 @@ LAWS: dict[str, Law] = {
 }
 GAMES = ("additive", "saturating", "dense")
 KINDS = ("debiased", "cross-fitted")
-PATH: dict[str, Any] = {"num_penalties": 24, "min_ratio": 0.05, "tolerance": Tolerance(gap=1e-3)}
+PATH: dict[str, Any] = {"num_penalties": 14, "min_ratio": 0.05, "tolerance": Tolerance(gap=1e-3)}
 ROUNDS, WIDEST, STOPPED = (100, 200, 400), 0.5, ("grid",)
 
 

@@ -1,7 +1,7 @@
 """The paper's second experiment on Shapley values: error against budget where every evaluation trains a model.
 
-Question: of 1,000 MNIST digits ten carry a trigger and the attacker's label. The utility of a subset is the accuracy, on
-test images with the trigger and with the attacker's class for the right answer, of a multinomial logistic regression
+Question: of 1,000 MNIST digits ten carry a trigger and the attacker's label. The utility of a subset is the accuracy,
+on test images with the trigger and with the attacker's class for the right answer, of a multinomial logistic regression
 trained on it. How far from the Shapley values is every estimator after so many trainings?
 
 The truth is not known in closed form: it is estimated once, by antithetic permutations at the budget `truth_budget`,

@@ -369,8 +369,15 @@ def estimate_ame(
     step = inference.estimate(intervals, design, coding, targets, fit, fold)
     gaps, violations = np.moveaxis(_certificates(exact_operator(design, coding), coding, targets, fit, factor), 2, 0)
     under, finite = dataclasses.replace(design, law=law), np.isfinite(targets)
-    how = {"interactions": interactions, "shrunken": shrunken, "product_law": product_law}
-    values = estimate_values(under, coding, targets, fit.coef_1se, **how)
+    values = estimate_values(
+        under,
+        coding,
+        targets,
+        fit.coef_1se,
+        interactions=interactions,
+        shrunken=shrunken,
+        product_law=product_law,
+    )
     return Attribution(
         values=values.mean,
         values_sd=values.sd,

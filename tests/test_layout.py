@@ -24,7 +24,7 @@ LAYERS = [
     ("games", "submodels"),
     ("queries", "features", "lasso"),
     ("knockoffs", "leftout", "inference", "randomisation", "penalties", "interactions"),
-    ("reweight", "curves", "shrinkage"),
+    ("reweight", "curves", "shrinkage", "truncation"),
     ("foreign", "values"),
     ("attribution", "planning"),
     ("stopping",),
