@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 
 from jaxame.lasso.gap import duality_gap
 from jaxame.lasso.path import PathStep
-from jaxame.lasso.problem import Problem
+from jaxame.lasso.problem import Columns, Problem
 from jaxame.lasso.prox import pull, soft_threshold
 from jaxame.lasso.system import System, assemble, held_out_errors, held_rows, invert, rows_are_few
 
@@ -80,8 +80,13 @@ def suits(problem: Problem, gap: float) -> bool:
     if problem.y.dtype != np.float32 or gap < SMALLEST_GAP or problem.num_folds < 2:
         return False
     weight = problem.weight[np.argmax((np.asarray(problem.weight) > 0).sum(axis=1))]
-    squares = np.asarray(problem.columns.squares(weight))
+    squares = np.asarray(_squares(problem.columns, weight))
     return bool(0 < squares.max() <= _UNLIKE * squares.min())
+
+
+@jax.jit
+def _squares(columns: Columns, weight: Float[Array, "M"]) -> Float[Array, "P"]:
+    return columns.squares(weight)
 
 
 _Steps: TypeAlias = dict[int, PathStep]
