@@ -11,12 +11,12 @@ majority game has an odd number of members, `k + 1`. Designs are of independent 
 have 30 penalties, which orders the entries as 50 do (rate and power were the same to .006 in 21 cells of five designs),
 and end once 48 columns are in.
 
-Result (`results/fdr_calibration.cpu-2-cores.json`, 200 replicates a cell, 712 s on two cores of a machine that others
-used): in all 126 cells of knockoff+ the rate is at most one standard error above `q`. With 1,000 rows and `k = 10` all
-planted sources of the saturating game are found, at `q = .2` with one copy and at `q = .05` with four. With 500 rows
-four copies find .92 of them at `q = .05`, which one copy cannot select at; pairs of rows .60. Pairs cost power wherever
-the linear part of the utility is what is looked for, most on the majority game, which is odd. With `k = 30` the four
-copies find .19 of the saturating game's sources in 1,000 rows, .77 in 2,000; of the majority game's .09.
+Result (`results/fdr_calibration.cpu-2-cores.json`, 200 replicates a cell, 508 s on two cores): in all 126 cells of
+knockoff+ the rate is at most one standard error above `q`. With 1,000 rows and `k = 10` all planted sources of the
+saturating game are found, at `q = .2` with one copy and at `q = .05` with four. With 500 rows four copies find .92 of
+them at `q = .05`, which one copy cannot select at; pairs of rows .61. Pairs cost power wherever the linear part of the
+utility is what is looked for, most on the majority game, which is odd. With `k = 30` the four copies find .19 of the
+saturating game's sources in 1,000 rows, .77 in 2,000; of the majority game's .10.
 """
 
 import dataclasses
