@@ -114,7 +114,12 @@ class Intervals(NamedTuple):
     @property
     def num_queries(self) -> int:
         """`Q`."""
-        return len(self.middle)
+        return self.middle.shape[0]
+
+    @property
+    def num_sources(self) -> int:
+        """`N`."""
+        return self.middle.shape[1]
 
     def interval(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """As `Attribution.interval`."""
