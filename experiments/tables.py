@@ -136,7 +136,7 @@ def hierarchy_table() -> str:
 
 
 def shapley_table() -> str:
-    """Ours relative to the best that is not ours in the stored run of `benchmarks.shapley`: a part per kind of games."""
+    """Ours relative to the best that is not ours in the stored run of `benchmarks.shapley`, a part per kind of game."""
     run = json.loads((BENCHMARKS / "shapley.cpu-2-cores.json").read_text())
     cells: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
     for record in run["records"]:
@@ -145,8 +145,10 @@ def shapley_table() -> str:
     for kind in dict.fromkeys(key[0] for key in cells):
         budgets = sorted({key[2] for key in cells if key[0] == kind})
         lines = [[kind, *(f"{budget:,}" for budget in budgets)], [":--"] * (1 + len(budgets))]
-        for game in dict.fromkeys(key[1] for key in cells if key[0] == kind):
-            lines.append([game, *(_against_the_best(cells[kind, game, budget]) for budget in budgets)])
+        lines += [
+            [game, *(_against_the_best(cells[kind, game, budget]) for budget in budgets)]
+            for game in dict.fromkeys(key[1] for key in cells if key[0] == kind)
+        ]
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     return "\n\n".join(parts)
 

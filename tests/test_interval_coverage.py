@@ -1,11 +1,10 @@
 """The experiment on intervals: what it counts, its small run, and that its check can fail."""
 
-from typing import NamedTuple
-
 import jax
 import numpy as np
 import pytest
 from helpers import small_run
+from scipy import stats
 
 from experiments import interval_coverage as coverage
 from jaxame.design import sample_design
@@ -35,22 +34,6 @@ def test_planted_effects_are_those_of_least_squares():
     assert (np.abs(terms.mean(axis=0).T - planted.truth[::7]) < 5.5 * error.T).all()
 
 
-class Widths(NamedTuple):
-    """Stands in for a result: intervals of a query's own width at zero, narrower with more rows."""
-
-    width: np.ndarray
-    num_sources: int = coverage.NUM_SOURCES
-
-    @property
-    def num_queries(self):
-        return len(self.width)
-
-    def interval(self, level):
-        assert level == coverage.LEVEL
-        half = np.repeat(self.width[:, None] / 2, self.num_sources, axis=1)
-        return -half, half
-
-
 def test_each_replicate_stops_by_itself_and_at_the_latest_in_the_last_round(monkeypatch):
     monkeypatch.setattr(coverage, "PER_DESIGN", 1)
     monkeypatch.setattr(coverage, "plant", lambda design, rng: planted)
@@ -58,15 +41,18 @@ def test_each_replicate_stops_by_itself_and_at_the_latest_in_the_last_round(monk
     planted.truth[:, 0] = 1.0
     asked = []
 
-    def estimate(design, utilities, **options):
+    def estimate(design, utilities, key, kinds):
+        """Every query's intervals are about zero, of a width of its own, and narrower with more rows."""
         asked.append(len(utilities))
         assert design.num_submodels == len(utilities)
-        return Widths(np.array([75.0, 225.0, 1000.0]) / len(utilities))
+        width = np.array([50.0, 200.0, 1000.0]) / len(utilities)
+        stderr = np.repeat(width[:, None] / 2 / stats.norm.ppf(0.975), 100, axis=1)
+        return [coverage.Intervals(np.zeros((3, 100)), stderr) for _ in kinds]
 
-    monkeypatch.setattr(coverage, "estimate_ame", estimate)
+    monkeypatch.setattr(coverage, "estimate", estimate)
     found = [one for one in coverage.stopped("grid", 0) if one["zero"]]
     assert asked == list(coverage.ROUNDS)
-    assert [one["M"] for one in found] == [150, 225, 400]  # widths allowed: .5, 1, .5
+    assert [one["M"] for one in found] == [100, 200, 400]  # widths allowed: .5, 1, .5
     assert [one["width"] for one in found] == pytest.approx([0.5, 0.5, 2.5])  # in standard deviations
     assert all(one["coverage"] == 1 and one["stopped"] for one in found)
 
