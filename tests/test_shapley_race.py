@@ -33,7 +33,7 @@ def test_values_sum_to_what_all_sources_add(make):
     if make is shapley_games.sparse:
         assert ((game.shapley() != 0).sum(axis=1) <= 10).all()
         assert game.num_sources == 1000
-    noisy = np.asarray(game(KEYS, np.ones((len(KEYS), game.num_sources), bool))).std(axis=0)
+    noisy = np.asarray(game(KEYS, np.ones((len(KEYS), game.num_sources), bool)), np.float64).std(axis=0)
     np.testing.assert_allclose(noisy, [noise for _, noise in named.values()], rtol=0.2, atol=1e-6)
 
 
