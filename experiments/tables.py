@@ -135,32 +135,6 @@ def hierarchy_table() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def shapley_table() -> str:
-    """Ours relative to the best that is not ours in the stored run of `benchmarks.shapley`, a part per kind of game."""
-    run = json.loads((BENCHMARKS / "shapley.cpu-2-cores.json").read_text())
-    cells: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
-    for record in run["records"]:
-        cells.setdefault((record["kind"], record["game"], record["budget"]), {})[record["estimator"]] = record
-    parts = []
-    for kind in dict.fromkeys(key[0] for key in cells):
-        budgets = sorted({key[2] for key in cells if key[0] == kind})
-        lines = [[kind, *(f"{budget:,}" for budget in budgets)], [":--"] * (1 + len(budgets))]
-        lines += [
-            [game, *(_against_the_best(cells[kind, game, budget]) for budget in budgets)]
-            for game in dict.fromkeys(key[1] for key in cells if key[0] == kind)
-        ]
-        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    return "\n\n".join(parts)
-
-
-def _against_the_best(own: dict[str, dict[str, Any]]) -> str:
-    marks = {"wins": "", "tie": " =", "loses": " >"}
-    best = next(name for name, record in own.items() if record["best"])
-    ours = (own[name] for name in ("jaxame", "jaxame, interactions"))
-    shown = " / ".join(f"{min(record['relative'], 99):.2g}{marks[record['verdict']]}" for record in ours)
-    return f"{shown} of {own[best]['l2_error']:.2g} ({best})"
-
-
 def valuation_table() -> str:
     """Means over seeds in the stored run of `experiments.valuation`: digits / breast cancer."""
     run = json.loads((RESULTS / "valuation.cpu-2-cores.json").read_text())
@@ -186,7 +160,6 @@ TABLES = {
     "selection": selection_table,
     "ablation": ablation_table,
     "hierarchy": hierarchy_table,
-    "shapley": shapley_table,
     "valuation": valuation_table,
     "demo": demo_table,
     "submodels": submodels_table,
