@@ -9,8 +9,6 @@ with a standard error for every source. `squared_error` is the squared L2 distan
 variance, which makes it unbiased for the distance from the truth; `l2_error` is its root, or 0 where it is negative.
 `floor` is the root of that variance, the error of the reference itself: errors much below it are not resolved.
 Submodels share the initial parameters and the order of examples, so that the game has no noise of its own.
-
-RESULT
 """
 
 import dataclasses
@@ -79,7 +77,7 @@ def make_game(settings: Settings) -> tuple[TrainingGame, np.ndarray]:
         x,
         y,
         query=queries.accuracy(_with_trigger(test.x[asked]), np.full(settings.num_test, target)),
-        num_steps=16,
+        num_steps=8,
         batch_size=250,
         share_init=True,
         shared_key=jax.random.key(SEED),
@@ -88,9 +86,9 @@ def make_game(settings: Settings) -> tuple[TrainingGame, np.ndarray]:
 
 
 def _with_trigger(images: np.ndarray) -> np.ndarray:
-    """Images `[n, 28, 28]` with a white square of five pixels in the lower right corner."""
+    """Images `[n, 28, 28]` with a square of 5 x 5 pixels in the lower right corner, twice as bright as any ink."""
     marked = images.copy()
-    marked[:, -6:-1, -6:-1] = 1.0
+    marked[:, -6:-1, -6:-1] = 2.0
     return marked
 
 

@@ -6,8 +6,6 @@ Question: with `N = 1,000` sources, of which any two of three make the utility 1
 `l2_error` is the L2 distance from the true values, whose norm is .577, so that an estimate of zeros has this error.
 `seconds` is the time of one run on this machine, compilation included where it happens. An estimator whose least budget
 is larger is in `skipped` with the reason. The three sources differ from seed to seed.
-
-RESULT
 """
 
 import dataclasses
