@@ -49,8 +49,9 @@ def test_one_call_equals_its_stages_and_repeats_itself(design, estimate):
     assert (other.values != whole.values).any()
 
 
-def test_about_says_what_was_run(result):
+def test_about_says_what_was_run(result, utilities):
     about = dict(result.about)
+    np.testing.assert_allclose(about.pop("utility_range"), np.stack([utilities.min(axis=0), utilities.max(axis=0)], 1))
     assert about.pop("versions")["jax"] == jax.__version__
     assert about == {
         "law": repr(GRID),
