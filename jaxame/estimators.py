@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
-from jaxame import checks, environment, inference, leftout, reweight, stopping, truncation
+from jaxame import checks, environment, inference, leftout, reweight, stopping
 from jaxame.attribution import Attribution
-from jaxame.design import Design, Law, TruncatedUniform, redraw_masks, sample_design
+from jaxame.design import Design, Law, redraw_masks, sample_design
 from jaxame.features import Coding, MaskColumns, code, exact_operator, mask_columns
 from jaxame.lasso import (
     CrossValidation,
@@ -30,11 +29,10 @@ from jaxame.types import Progress, Status, silent, submodel_status
 from jaxame.values import estimate_values
 
 # Streams of a design's key besides its rows, which are numbered from 0.
-_GAME_STREAM, _FOLD_STREAM, _REPEAT_STREAM, _ENDS_STREAM = 2**32 - 2, 2**32 - 3, 2**32 - 8, 2**32 - 9
+_GAME_STREAM, _FOLD_STREAM, _REPEAT_STREAM = 2**32 - 2, 2**32 - 3, 2**32 - 8
 _CHUNK = 1024
 _DEFAULT_FOLDS = 10
 _LARGEST_GAP = 1e-4
-_UNIFORM = TruncatedUniform(1e-9)
 log = logging.getLogger(__name__)
 
 
@@ -145,89 +143,6 @@ def _training_variance(game: Game, design: Design, utilities: np.ndarray, repeat
     first = dataclasses.replace(design, p=design.p[:repeats], packed=design.packed[:repeats])
     again = evaluate(game, first, key=jax.random.fold_in(checks.typed_key(design.key), _REPEAT_STREAM))
     return np.nanmean((again - utilities[:repeats]) ** 2, axis=0) / 2
-
-
-def shapley(
-    game: Game,
-    *,
-    key: jax.Array,
-    num_submodels: int,
-    eps: float | None = None,
-    efficient: bool = True,
-    paired: bool = False,
-    stop: stopping.Rule | None = None,
-    max_submodels: int | None = None,
-    repeats: int = 0,
-    progress: Progress = silent,
-    **options: Unpack[Options],
-) -> Attribution:
-    """Estimate the Shapley value of every source: the AME under `p ~ U(0, 1)`, truncated to `U(eps, 1 - eps)`.
-
-    Args:
-      game: see `ame`.
-      key: likewise.
-      num_submodels: likewise; evaluations, but for the two of `efficient`.
-      eps: the truncation; by default chosen for `num_submodels`, see `jaxame.truncation`. How far it can move a value
-        is in the result's `about["truncation"]`, if no subset has a utility beyond those seen. With `interactions`,
-        what the products explain is not truncated, as they say what a source adds at every `p`.
-      efficient: evaluate the game on no source and on all as well, and let the values of every query sum to the
-        difference, see `Attribution.efficient`. Needs `shrunken`. A query for which one of the two is not finite gets
-        the status `TOTAL_NOT_FINITE`.
-      paired: see `ame`.
-      stop: likewise.
-      max_submodels: likewise.
-      repeats: likewise.
-      progress: likewise.
-      **options: of the estimate, see `estimate_ame`.
-
-    Returns:
-      An `Attribution`, values `[Q, N]`. `debiased`, its intervals, and the selection are those of the truncated law.
-
-    Raises:
-      ValueError: as `ame` does, and for `efficient` values that are not shrunken.
-
-    References:
-      Owen, Management Science 18(5), 1972 (the integral form); Lin et al., ICML 2022, section 2.
-    """
-    eps = truncation.choose_eps(num_submodels) if eps is None else eps
-    law = TruncatedUniform(eps)
-    checks.require(not efficient or options.get("shrunken", True), "efficient=False with shrunken=False", efficient)
-    result = ame(
-        game,
-        key=key,
-        num_submodels=num_submodels,
-        law=law,
-        paired=paired,
-        stop=stop,
-        max_submodels=max_submodels,
-        repeats=repeats,
-        progress=progress,
-        **options | {"product_law": _UNIFORM},
-    )
-    lowest, highest = np.array(result.about["utility_range"]).T
-    if efficient:
-        ends = _none_and_all(game, key, result.num_queries)
-        result = _with_total(result, ends[1] - ends[0])
-        lowest, highest = np.fmin(lowest, ends.min(axis=0)), np.fmax(highest, ends.max(axis=0))
-    bound = truncation.bias_bound(eps, highest - lowest, result.values)
-    about = {"efficient": efficient, "truncation": {"eps": eps, "bias_bound": bound.tolist()}}
-    return dataclasses.replace(result, about=result.about | about)
-
-
-def _none_and_all(game: Game, key: jax.Array, num_queries: int) -> np.ndarray:
-    """Utilities of no source and of all, `[2, Q]`."""
-    keys = jax.random.split(jax.random.fold_in(key, _ENDS_STREAM))
-    masks = np.repeat([[False], [True]], game.num_sources, axis=1)
-    ends = np.asarray(game(keys, jnp.asarray(masks)), np.float64)
-    checks.require(ends.shape == (2, num_queries), f"the game to return [2, {num_queries}]", list(ends.shape))
-    return ends
-
-
-def _with_total(result: Attribution, total: np.ndarray) -> Attribution:
-    """Let the values sum to `total [Q]` where that is finite, and mark the queries where it is not."""
-    known = np.isfinite(total)
-    values = result.efficient(np.where(known, total, result.values.sum(axis=1)))
-    return dataclasses.replace(result, values=values, status=np.where(known, result.status, Status.TOTAL_NOT_FINITE))
 
 
 def evaluate(

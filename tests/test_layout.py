@@ -29,7 +29,7 @@ LAYERS = [
     ("attribution", "planning"),
     ("stopping",),
     ("estimators",),
-    ("hierarchy", "baselines", "metrics"),
+    ("hierarchy", "baselines", "metrics", "shapley_values"),
     ("plot", "console", "runs", "report"),
     ("demo",),
     ("cli",),
