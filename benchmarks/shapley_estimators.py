@@ -84,6 +84,7 @@ def attribute(
             result = known[name](game, key=key, budget=budget)
         except ValueError as error:  # a budget below the least of the method
             reason = str(error)
+            print(f"skipped {name}: {reason}", flush=True)
         yield Outcome(name, result, reason, time.perf_counter() - begin)
 
 
