@@ -48,14 +48,14 @@ class MaskColumns:
 
     def product(self, rows: Float[Array, "B M"]) -> Float[Array, "B P"]:
         """`rows X`, from a block of columns at a time."""
-        scaled, constant = rows * self.step, rows @ self.low
+        scaled, constant = rows * self.step, jnp.matmul(rows, self.low, precision="highest")
         size = min(_BLOCK_COLUMNS, self.num_columns)
         padded = jnp.pad(self.packed, ((0, -self.num_columns % size), (0, 0)))
 
         def fill(i: Array, result: Array) -> Array:
             packed = jax.lax.dynamic_slice_in_dim(padded, i * size, size)
-            block = scaled @ _unpack(packed, self.num_rows).astype(rows.dtype).T + constant[:, None]
-            return jax.lax.dynamic_update_slice_in_dim(result, block, i * size, axis=1)
+            block = jnp.matmul(scaled, _unpack(packed, self.num_rows).astype(rows.dtype).T, precision="highest")
+            return jax.lax.dynamic_update_slice_in_dim(result, block + constant[:, None], i * size, axis=1)
 
         result = jnp.zeros((rows.shape[0], padded.shape[0]), rows.dtype)
         return jax.lax.fori_loop(0, padded.shape[0] // size, fill, result)[:, : self.num_columns]

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.ensemble import BaggingClassifier
+from sklearn.ensemble import BaggingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import roc_auc_score
 
 from jaxame import baselines, games
 from jaxame.attribution import AttributionError
-from jaxame.baselines import regression
+from jaxame.baselines import boosting, regression
 from jaxame.baselines.evaluation import Evaluations
 from jaxame.design import Beta, PointMass, TruncatedUniform
 from jaxame.types import Status
@@ -322,9 +322,9 @@ def some_evaluations():
 def test_ridge_is_that_of_scikit_learn():
     masks, found = some_evaluations()
     fold = np.arange(300) % 3
-    fit = regression._linear(found, fold, 0)
+    fits = list(regression._linear(found, fold, np.random.default_rng(0)))
     for query, own in ((0, 0), (1, 2)):
-        predict, values = fit(found.utilities[:, query], own)
+        predict, values = (lambda masks, own=own, query=query: fits[own][0](masks)[:, query]), fits[own][1][query]
         rest = fold != own
         ridges = (Ridge(alpha).fit(masks[rest], found.utilities[rest, query]) for alpha in np.geomspace(1e-6, 1e4, 21))
         model = min(ridges, key=lambda ridge: np.abs(ridge.coef_ - values).max())
@@ -337,15 +337,31 @@ def test_ridge_is_that_of_scikit_learn():
 def test_trees_know_their_values():
     """Of a sum of trees on memberships: against enumeration."""
     _, found = some_evaluations()
-    predict, values = regression._trees(found, np.arange(300) % 5, 0)(found.utilities[:, 0], 1)
+    fits = list(regression._trees(found, np.arange(300) % 5, np.random.default_rng(0)))
+    predict, values = fits[1]
 
     class Predicted(Sums):
         def __call__(self, keys, masks):
-            return predict(masks)[:, None]
+            return predict(masks)
 
-    exact = baselines.exact(Predicted(), key=KEY, budget=2**N).values[0]
+    exact = baselines.exact(Predicted(), key=KEY, budget=2**N).values
     np.testing.assert_allclose(values, exact, atol=1e-9)
     assert np.abs(values).max() > 0.5
+
+
+def test_trees_are_those_of_scikit_learn():
+    """Several targets at once, each on rows of its own, without a choice of columns."""
+    rng = np.random.default_rng(0)
+    masks, weights = rng.random((400, 12)) < 0.5, rng.random((400, 3)) < 0.7
+    targets = masks[:, :3] * masks[:, 3:6] + masks[:, 6:7] + 0.3 * rng.normal(size=(400, 3))
+    forest = boosting.boost(KEY, masks, targets, weights, columns=1.0)
+    for target, own in enumerate(weights.T):
+        model = HistGradientBoostingRegressor(max_depth=4, min_samples_leaf=5, early_stopping=False)
+        model.fit(masks[own].astype(float), targets[own, target])
+        theirs = model.predict(masks.astype(float))
+        ours = forest.predict(masks, slice(target, target + 1))[:, 0]
+        assert np.std(ours - theirs) < 0.02 * np.std(theirs)
+        np.testing.assert_allclose(forest.predict(masks)[:, target], ours)
 
 
 def test_compressive_sensing_needs_fewer_sums_than_sources():

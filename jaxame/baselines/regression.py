@@ -1,8 +1,8 @@
 """Estimators that fit a model of the game first: the LASSO of datamodels, and what a surrogate leaves to be sampled."""
 
 import dataclasses
-import math
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import jax
@@ -11,6 +11,7 @@ from scipy import linalg
 
 from jaxame import checks
 from jaxame.attribution import Attribution
+from jaxame.baselines import boosting
 from jaxame.baselines.evaluation import Evaluations, none_and_all
 from jaxame.baselines.kernel import by_expected_covariance, sample_by_size
 from jaxame.estimators import ame
@@ -68,8 +69,8 @@ def regression_adjusted(
       game: maps masks to utilities; attribute `num_sources`, at least 2.
       key: one typed key.
       budget: evaluations, at least `2 + 4 folds`, two of them on nobody and on all.
-      surrogate: "linear", ridge regression with a cross-validated penalty; "trees", gradient boosting, fitted to 32,768
-        evaluations at most.
+      surrogate: "linear", ridge regression with a cross-validated penalty; "trees", gradient boosting, fitted to the folds'
+        share of 32,768 evaluations at most.
       folds: at least 2.
       paired: whether every subset is followed by its complement; an odd evaluation is then not made.
 
@@ -88,37 +89,35 @@ def regression_adjusted(
     counted, ends, found, _ = sample_by_size(game, key, budget, paired, "kernel", least=2 + 4 * folds)
     unit = np.arange(len(found)) // (1 + paired)
     fold = counted.rng.permutation(unit[-1] + 1)[unit] % folds
-    fit = _SURROGATES[surrogate](found, fold, int(counted.rng.integers(2**31)))
-    fitted = [_cross_fit(fit, found, target, fold) for target in found.utilities.T]
-    values, predicted, at_ends = (np.stack(part) for part in zip(*fitted, strict=True))
-    left = dataclasses.replace(found, utilities=found.utilities - predicted.T)
-    ends = ends - at_ends.T
+    known = np.isfinite(found.utilities).all(axis=0)
+    usable = dataclasses.replace(found, utilities=np.where(known, found.utilities, 0.0))
+    fits = _SURROGATES[surrogate](usable, fold, counted.rng)
+    values, predicted, at_ends = _cross_fit(fits, found, fold)
+    values[~known] = np.nan
+    left = dataclasses.replace(found, utilities=found.utilities - predicted)
+    ends = ends - at_ends
     sampled, stderr = by_expected_covariance(left, ends, left.utilities - ends[0], paired)
     about = {"surrogate": surrogate, "folds": folds, "paired": paired}
     return counted.result("regression-adjusted Monte Carlo", values + sampled, stderr, **about)
 
 
 _Predict: TypeAlias = Callable[[np.ndarray], np.ndarray]
-_Fit: TypeAlias = Callable[[np.ndarray, int], tuple[_Predict, np.ndarray]]
-"""Fits a target `[B]` on the rows outside of a fold; returns what predicts from masks, and its Shapley values `[N]`."""
+_Fits: TypeAlias = Iterable[tuple[_Predict, np.ndarray]]
+"""For every fold what the rows outside of it give: predictions `[m, Q]` from masks, and Shapley values `[Q, N]`."""
 
 
-def _cross_fit(
-    fit: _Fit, found: Evaluations, target: np.ndarray, fold: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit a surrogate to the rows outside of each fold.
+def _cross_fit(fits: _Fits, found: Evaluations, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Apply surrogates to the folds that they were not fitted to.
 
     Returns:
-      mean Shapley values of the surrogates, `[N]`; what each predicts for its fold's rows, `[B]`; their mean prediction
-      for nobody and for all, `[2]`. A fold counts in means by its rows, as it does in the residuals.
+      mean Shapley values of the surrogates, `[Q, N]`; what each predicts for its fold's rows, `[B, Q]`; their mean
+      prediction for nobody and for all, `[2, Q]`. A fold counts in means by its rows, as it does in the residuals.
     """
-    values, at_ends = np.zeros(found.num_sources), np.zeros(2)
-    predicted = np.full(len(target), np.nan)
-    if not np.isfinite(target).all():
-        return values * np.nan, predicted, at_ends * np.nan
-    for own in range(fold.max() + 1):
+    num_queries = found.utilities.shape[1]
+    values, at_ends = np.zeros((num_queries, found.num_sources)), np.zeros((2, num_queries))
+    predicted = np.zeros(found.utilities.shape)
+    for own, (predict, of_surrogate) in enumerate(fits):
         held = fold == own
-        predict, of_surrogate = fit(target, own)
         values += held.mean() * of_surrogate
         at_ends += held.mean() * predict(none_and_all(found.num_sources).astype(np.float64))
         for masks, rows in found.blocks():
@@ -127,9 +126,9 @@ def _cross_fit(
     return values, predicted, at_ends
 
 
-def _linear(found: Evaluations, fold: np.ndarray, seed: int) -> _Fit:
+def _linear(found: Evaluations, fold: np.ndarray, rng: np.random.Generator) -> _Fits:
     """Ridge regression, its penalty by generalised cross-validation: a linear game's values are its coefficients."""
-    del seed
+    del rng
     inside = (fold[:, None] == np.arange(fold.max() + 1)).astype(np.float64)
     counts, sums = inside.sum(axis=0), found.moments(inside)
     grams = np.zeros((len(counts), found.num_sources, found.num_sources))
@@ -137,80 +136,50 @@ def _linear(found: Evaluations, fold: np.ndarray, seed: int) -> _Fit:
         for own, gram in enumerate(grams):
             members = masks[fold[rows] == own]
             gram += members.T @ members
-    number, total, whole = counts.sum() - counts, sums.sum(axis=0) - sums, grams.sum(axis=0)
-    mean = total / number[:, None]
-    systems = [
-        linalg.eigh(whole - gram - n * np.outer(centre, centre))
-        for gram, n, centre in zip(grams, number, mean, strict=True)
-    ]
-    alpha = np.geomspace(1e-6, 1e4, 21)[:, None]
-
-    def fit(target: np.ndarray, own: int) -> tuple[_Predict, np.ndarray]:
-        size, vectors = np.maximum(systems[own][0], 0.0), systems[own][1]
-        n, intercept = number[own], target[fold != own].mean()
-        apart = np.where(fold != own, target - intercept, 0.0)
-        along = vectors.T @ found.moments(apart[:, None])[0]
-        coef = along / (size + alpha)
-        left = apart @ apart - 2 * coef @ along + (size * coef**2).sum(axis=1)
-        degrees = 1 + (size / (size + alpha)).sum(axis=1)
-        best = np.argmin(left / np.maximum(1 - degrees / n, 1 / n) ** 2)
-        slope = vectors @ coef[best]
-        return lambda masks: intercept + (masks - mean[own]) @ slope, slope
-
-    return fit
+    whole = grams.sum(axis=0)
+    for own, gram in enumerate(grams):
+        number, outside = len(fold) - counts[own], fold != own
+        mean = (sums.sum(axis=0) - sums[own]) / number
+        size, vectors = linalg.eigh(whole - gram - number * np.outer(mean, mean))
+        intercept = found.utilities[outside].mean(axis=0)
+        apart = np.where(outside[:, None], found.utilities - intercept, 0.0)
+        coef = _ridge(np.maximum(size, 0.0), found.moments(apart) @ vectors, (apart**2).sum(axis=0), number)
+        yield functools.partial(_affine, intercept, mean, coef @ vectors.T), coef @ vectors.T
 
 
-def _trees(found: Evaluations, fold: np.ndarray, seed: int) -> _Fit:
-    """Gradient boosting; the values of a sum of trees are summed over their leaves."""
-    from sklearn.ensemble import HistGradientBoostingRegressor
-    from threadpoolctl import threadpool_limits
+def _ridge(size: np.ndarray, along: np.ndarray, spread: np.ndarray, number: float) -> np.ndarray:
+    """Ridge coefficients `[Q, N]` in the basis of the eigenvectors.
 
-    rng = np.random.default_rng(seed)
-
-    def fit(target: np.ndarray, own: int) -> tuple[_Predict, np.ndarray]:
-        rows = np.flatnonzero(fold != own)
-        rows = rows if rows.size <= _MOST_TREE_ROWS else rng.choice(rows, _MOST_TREE_ROWS, replace=False)
-        masks = np.unpackbits(found.packed[rows], axis=1, count=found.num_sources, bitorder="little")
-        model = HistGradientBoostingRegressor(
-            max_depth=4, max_features=0.5, min_samples_leaf=5, early_stopping=False, random_state=seed
-        )
-        with threadpool_limits(1, "openmp"):  # threads that wait for each other cost more than they save
-            model.fit(masks, target[rows])
-
-        def predict(asked: np.ndarray) -> np.ndarray:
-            with threadpool_limits(1, "openmp"):
-                return model.predict(asked)
-
-        values = np.zeros(found.num_sources)
-        for (tree,) in model._predictors:  # there is no public way to the trees
-            _add_leaves(tree.nodes, values)
-        return predict, values
-
-    return fit
-
-
-def _add_leaves(nodes: np.ndarray, values: np.ndarray) -> None:
-    """Add the Shapley values of one tree over memberships to `values [N]`.
-
-    A leaf that is reached if all of `a` sources are in and all of `b` are out gives each of the former
-    `(a-1)! b! / (a+b)!` of its value and takes `a! (b-1)! / (a+b)!` from each of the latter.
+    Args:
+      size: `[N]` eigenvalues of the centred Gram matrix.
+      along: `[Q, N]` products of columns and target, in that basis.
+      spread: `[Q]` squared norms of the centred targets.
+      number: rows.
     """
-    waiting: list[tuple[int, frozenset[int], frozenset[int]]] = [(0, frozenset(), frozenset())]
-    while waiting:
-        number, there, absent = waiting.pop()
-        node = nodes[number]
-        if node["is_leaf"]:
-            a, b, value = len(there), len(absent), node["value"]
-            for source in there:
-                values[source] += value / (a * math.comb(a + b, a))
-            for source in absent:
-                values[source] -= value / (b * math.comb(a + b, b))
-            continue
-        source = int(node["feature_idx"])
-        if source not in there:
-            waiting.append((node["left"], there, absent | {source}))
-        if source not in absent:
-            waiting.append((node["right"], there | {source}, absent))
+    alpha = np.geomspace(1e-6, 1e4, 21)[:, None, None]
+    coef = along / (size + alpha)  # [penalties, Q, N]
+    left = spread - 2 * (coef * along).sum(axis=2) + (size * coef**2).sum(axis=2)
+    degrees = 1 + (size / (size + alpha)).sum(axis=2)
+    best = np.argmin(left / np.maximum(1 - degrees / number, 1 / number) ** 2, axis=0)
+    return coef[best, np.arange(len(along))]
+
+
+def _affine(intercept: np.ndarray, mean: np.ndarray, slope: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    return intercept + (masks - mean) @ slope.T
+
+
+def _trees(found: Evaluations, fold: np.ndarray, rng: np.random.Generator) -> _Fits:
+    """Gradient boosting for all queries and folds at once; the values of trees are known."""
+    num_folds, num_queries = fold.max() + 1, found.utilities.shape[1]
+    rows = rng.permutation(len(fold))[:_MOST_TREE_ROWS]
+    masks = np.unpackbits(found.packed[rows], axis=1, count=found.num_sources, bitorder="little")
+    outside = np.repeat(fold[rows, None] != np.arange(num_folds), num_queries, axis=1)
+    key = jax.random.key(int(rng.integers(2**31)))
+    forest = boosting.boost(key, masks, np.tile(found.utilities[rows], (1, num_folds)), outside)
+    values = forest.shapley(found.num_sources)
+    for own in range(num_folds):
+        targets = slice(own * num_queries, (own + 1) * num_queries)
+        yield functools.partial(forest.predict, targets=targets), values[targets]
 
 
 _SURROGATES = {"linear": _linear, "trees": _trees}
