@@ -26,7 +26,7 @@ def ours(game: Any, *, key: jax.Array, budget: int, **options: Any) -> Attributi
 
 OURS: dict[str, Estimator] = {
     "jaxame": ours,
-    "jaxame, interactions": functools.partial(ours, interactions=True),
+    "jaxame, linear": functools.partial(ours, interactions=False),
 }
 LINEAR: dict[str, Estimator] = {
     "permutation": baselines.permutation,

@@ -23,11 +23,11 @@ its rate within three standard errors. Without `p` it does not: at `q = .1` the 
 (standard error .03), at `q = .2` of .29 (.02). In a row whose number of sources is known, a source without effect
 stands in for the mean of the others, so that it seems to lower what they raise, and its copies do not. "greater" does
 not select it: rates of .03 to .06 at `q = .1` and .03 to .16 at `q = .2`, with most of the power that a known `p` gives
-(.76 of .77 on the additive game). At `q = .1`, additive and saturating game of 30: "greater" gains .15 (.03) and .16 (.03) in power, pairs
-lose .29 and .15, five draws .20 (.06) and .17 (.05) at a rate of .01 and .05. One copy loses .38 (.13) on the majority
-game; seven gain nothing over four beyond the error. "coefficient" gains .04 (.02) on the additive game, at eight times
-the processor time. Groups find .68 of the stand-ins, single sources .52. Differences of two selections are wrong in
-.62, contrasts in .08, which find .25.
+(.76 of .77 on the additive game). At `q = .1`, additive and saturating game of 30: "greater" gains .15 (.03) and .16
+(.03) in power, pairs lose .29 and .15, five draws .20 (.06) and .17 (.05) at a rate of .01 and .05. One copy loses .38
+(.13) on the majority game; seven gain nothing over four beyond the error. "coefficient" gains .04 (.02) on the additive
+game, at ten times the processor time. Groups find .68 of the stand-ins, single sources .52. Differences of two
+selections are wrong in .62, contrasts in .08, which find .25.
 """
 
 import dataclasses

@@ -215,9 +215,10 @@ def estimate_ame(
       prior: `[N]` or `[Q, N]` scores >= 0, any unit, larger for sources that are more likely to matter: the LASSO
         penalises these less, by up to 4 times either way, for the queries whose cross-validated error falls by that.
         Values only; the selection does not use it.
-      interactions: fit the values with products of the chosen sources' memberships, see `jaxame.interactions`.
-      product_law: law over which what these products say is averaged, which need not be one that the rows overlap
-        with; by default `law`. `shapley` takes the uniform law without its truncation here.
+      interactions: fit the values with what the chosen sources do together, see `jaxame.interactions`; takes about a
+        second for every query.
+      product_law: law over which what that says is averaged, which need not be one that the rows overlap with; by
+        default `law`. `shapley` takes the uniform law without its truncation here.
       shrunken: whether the values are corrected by one step and shrunken by empirical Bayes, see `jaxame.values`;
         otherwise they are plain least squares on the LASSO's support, and zero outside of it.
       copies: knockoff copies for `Attribution.select`; 0 for none.
@@ -394,7 +395,7 @@ def check_options(
     """Check the options of an estimate, but for those of its values, and return the number of folds."""
     del devices, prior, product_law, shrunken
     checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
-    needs = "interactions=False for a nested design, whose products are not those of independent memberships"
+    needs = "interactions=False for a nested design, whose memberships are not independent"
     checks.require(not interactions or design.parent is None, needs, interactions)
     checks.count(copies, "copies", 0)
     checks.count(draws, "draws")

@@ -1,21 +1,21 @@
-r"""Refit on the selected sources with their interactions: an AME with less noise, and no bias from the order chosen.
+r"""Refit on the selected sources with their interactions: an AME with less noise.
 
-With `x_i` the membership codes of the sources `S`, `Z` the intercepts and `1_T` the product of the memberships in `T`,
+With `Z` the intercepts, and `s_i` 1 if the selected source `i` is in and -1 if it is not, the utility of a row is
 
-    U = Z g + sum_{i in S} b_i x_i + sum_{T in S, 2 <= |T| <= d} mu_T 1_T + residual                                 (1)
+    U = Z g + sum_i b_i s_i + h(s) + noise,    h ~ N(0, sd^2 K),                                                     (1)
+    K(s, t) = prod_i (1 + r_i s_i t_i) - 1 - sum_i r_i s_i t_i,
 
-is fitted by weighted least squares. The residual of the population's fit is orthogonal to every `x_i`, and a function's
-AME is its weighted covariance with `x_i`. So the AME of the fitted function, `b_i scale + sum_{T contains i} mu_T
-E_P[p^(|T|-1)]`, is that of `U` in the limit of many rows, whether or not (1) holds: the products
-can only take variance away.
+so that `h` holds what products of two or more memberships explain: that of the sources in `T` has the prior variance
+`sd^2 prod_{i in T} r_i`. Strong sources are thought to act together sooner, `r_i = r sqrt(|b_i| / max |b|)`. `r` and
+the share of the noise are those that are likeliest given the rows, so that an additive game stays additive, and one
+without noise is interpolated. The posterior mean has a known AME under every law, also where no row was drawn.
 
 References:
-  Grabisch and Roubens, Int. J. Game Theory 28, 1999 (Moebius form); Lin, Ann. Appl. Stat. 7(1), 2013 (adjusting an
-  experiment's estimate by a regression that need not hold).
+  Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections 2.7 (with regressors of unknown
+  weight) and 5.4 (their likelihood); Chipman, Can. J. Stat. 24(1), 1996 (products of strong factors).
 """
 
-import itertools
-import math
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -23,93 +23,173 @@ import numpy as np
 from jaxame.design import Design, Law
 from jaxame.features import Coding, exact_columns
 
-MAX_ORDER = 3
-ROWS_PER_TERM = 4
-"""Products are taken in as long as there are so many rows for every coefficient of the fit."""
+MAX_CELLS = 1024
+"""Combinations of memberships that `h` tells apart at most; the sources with the largest effects make them."""
+MAX_SOURCES = 24
+"""Sources in `h` at most, so that the quadrature of a law is exact and products stay within the range of numbers."""
+
+_RATES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.0)
+_NOISE = np.geomspace(1e-10, 1e3, 27)  # variance of the noise, in units of that of h
+_ROUNDING = 1e-14
 
 
-class ProductFit(NamedTuple):
+class ProcessFit(NamedTuple):
     """A fit of (1).
 
     Attributes:
       values: `[N]` AME of the fitted function, in the unit of the target; zero outside of `S`.
-      order: `d`.
-      fitted: `[M]` the function itself, intercepts included.
-      num_terms: how many coefficients it has beside the intercepts.
+      fitted: `[M]` the function itself, intercepts included; zero for rows that do not count.
+      num_terms: how many coefficients it is worth, beside the intercepts.
+      rate: `r`; 0 where there is no `h`.
     """
 
     values: np.ndarray
-    order: int
     fitted: np.ndarray
-    num_terms: int
+    num_terms: float
+    rate: float
 
 
-def refit_with_products(
-    design: Design,
-    coding: Coding,
-    target: np.ndarray,
-    coef: np.ndarray,
-    max_order: int = MAX_ORDER,
-    law: Law | None = None,
-) -> ProductFit:
-    """Fit (1) for `d = 1` up to `max_order` and take the order with the least generalised cross-validation error.
-
-    Where the rows do not support the products of all sources, only those of the largest `coef` are multiplied; where
-    they support none, the order is 1, plain least squares.
+def refit_with_interactions(
+    design: Design, coding: Coding, target: np.ndarray, coef: np.ndarray, law: Law | None = None
+) -> ProcessFit:
+    """Fit (1).
 
     Args:
       design: `M` rows over `N` sources.
       coding: its code.
       target: `[M]`, any unit; non-finite rows are left out.
       coef: `[N]` coefficients of a first fit; the sources `S` are those that are not zero.
-      max_order: largest `d` that is tried.
-      law: over which products are averaged; by default the design's.
+      law: of the fitted function's AME; by default the design's.
+    """
+    kept = np.isfinite(target) & (coding.weight > 0)
+    support = np.flatnonzero(coef)
+    signs = np.sign(exact_columns(design, coding, support)[kept])
+    fixed = np.concatenate([coding.z[kept], signs], axis=1)
+    plain = np.linalg.lstsq(fixed, target[kept])[0][coding.z.shape[1] :]
+    order = np.argsort(-np.abs(plain), kind="stable")
+    cell, of_cells = _cells(signs[:, order])
+    used = order[: of_cells.shape[1]]
+    strength = np.sqrt(np.abs(plain[used]) / max(np.abs(plain).max(initial=0.0), np.finfo(float).tiny))
+    fit = _likeliest(fixed, target[kept], cell, of_cells, strength)
+    effects = 2 * fit.coef[coding.z.shape[1] :]
+    effects[used] += _effects(law or design.law, fit.weights, of_cells, fit.rate * strength)
+    values, fitted = np.zeros(coef.size), np.zeros(target.size)
+    values[support], fitted[kept] = effects, fixed @ fit.coef + fit.h[cell]
+    return ProcessFit(values, fitted, support.size + fit.freedom, fit.rate)
+
+
+def _cells(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tell rows apart by as many of the first sources as `MAX_CELLS` and `MAX_SOURCES` allow.
+
+    Args:
+      signs: `[m, S]`.
 
     Returns:
-      The fit.
+      `[m]` the cell of every row, and the signs `[C, s]` of the cells.
     """
-    kept = np.isfinite(target)
-    support = np.flatnonzero(coef)
-    support = support[np.argsort(-np.abs(coef[support]), kind="stable")]
-    root = np.sqrt(np.where(kept, coding.weight, 0.0))[:, None]
-    x, y = exact_columns(design, coding, support), root[:, 0] * np.where(kept, target, 0.0)
-    member = x > 0
-    linear = np.concatenate([coding.z, x], axis=1)
-    num_rows, num_intercepts = int(kept.sum()), coding.z.shape[1]
-    budget = num_rows // ROWS_PER_TERM - linear.shape[1]
-    best, chosen = np.inf, None
-    for d in range(1, max_order + 1):
-        # The ame code does not span memberships, which the products need beside them.
-        sizes = range(1 if design.coding == "ame" else 2, d + 1) if d > 1 else range(0)
-        terms = _products(support.size, sizes, budget)
-        if d > 1 and max(map(len, terms), default=1) < d:
+    cell, used = np.zeros(len(signs), int), 0
+    for column in signs[:, :MAX_SOURCES].T:
+        finer = np.unique(2 * cell + (column > 0), return_inverse=True)[1]
+        if finer.max() >= MAX_CELLS:
             break
-        columns = np.column_stack([linear, *(member[:, list(term)].all(axis=1) for term in terms)])
-        fit, error = _least_squares(root * columns, y, num_rows)
-        if error < best:
-            best, values = error, np.zeros(coef.size)
-            values[support] = _effects(law or design.law, coding.scale, fit[num_intercepts:], support.size, terms)
-            chosen = ProductFit(values, d, columns @ fit, fit.size - num_intercepts)
-    assert chosen is not None
-    return chosen
+        cell, used = finer, used + 1
+    return cell, signs[np.unique(cell, return_index=True)[1], :used]
 
 
-def _products(size: int, sizes: range, budget: int) -> list[tuple[int, ...]]:
-    """Return the sets of these `sizes` of the first sources, of as many of them as the budget of terms allows."""
-    used = max((s for s in range(size + 1) if sum(math.comb(s, d) for d in sizes) <= budget), default=0)
-    return [term for d in sizes for term in itertools.combinations(range(used), d)]
+class _Fit(NamedTuple):
+    """Likeliest fit: coefficients `[D+S]` of what is not random, and the random part.
+
+    `h [C]` is its values in the cells, and `weights [C]` the combination of the kernel's columns that makes it.
+    """
+
+    likelihood: float
+    coef: np.ndarray
+    h: np.ndarray
+    weights: np.ndarray
+    freedom: float
+    rate: float
 
 
-def _least_squares(columns: np.ndarray, y: np.ndarray, num_rows: int) -> tuple[np.ndarray, float]:
-    """Return the coefficients, and the generalised cross-validation error; rows that do not count are zero."""
-    fit, _, rank, _ = np.linalg.lstsq(columns, y)
-    return fit, float(((y - columns @ fit) ** 2).sum() / max(1 - rank / num_rows, 1 / num_rows) ** 2)
+def _likeliest(
+    fixed: np.ndarray, target: np.ndarray, cell: np.ndarray, signs: np.ndarray, strength: np.ndarray
+) -> _Fit:
+    """Fit at every rate and share of noise, and return the fit of the largest restricted likelihood."""
+    columns = np.column_stack([fixed, target])
+    counts = np.bincount(cell)
+    sums = np.stack([np.bincount(cell, column) for column in columns.T], axis=1)
+    at = functools.partial(_at_rate, columns.T @ columns, sums, counts, signs, strength, len(target))
+    fits = [fit for rate in _RATES if (fit := at(rate)) is not None]
+    if not fits:  # no two sources, or none that are seen together
+        coef = np.linalg.lstsq(fixed, target)[0]
+        nothing = np.zeros(len(counts))
+        return _Fit(0.0, coef, nothing, nothing, 0.0, 0.0)
+    return max(fits, key=lambda fit: fit.likelihood)
 
 
-def _effects(law: Law, scale: float, fit: np.ndarray, size: int, terms: list[tuple[int, ...]]) -> np.ndarray:
-    """Return the AME `[S]` of a function of codes, whose coefficients come first in `fit`, and products."""
-    moments = law.expectation(lambda p: p[:, None] ** np.arange(MAX_ORDER + 1))
-    values = scale * fit[:size]
-    for mu, term in zip(fit[size:], terms, strict=True):
-        values[list(term)] += mu * moments[len(term) - 1]
-    return values
+def _at_rate(
+    gram: np.ndarray,
+    sums: np.ndarray,
+    counts: np.ndarray,
+    signs: np.ndarray,
+    strength: np.ndarray,
+    num_rows: int,
+    rate: float,
+) -> _Fit | None:
+    """Fit at the likeliest share of noise; None if the kernel is zero.
+
+    Args:
+      gram: `[D+S+1, D+S+1]` products of the fixed columns and the target, which is last.
+      sums: `[C, D+S+1]` their sums over the rows of a cell.
+      counts: `[C]` rows of a cell.
+      signs: `[C, s]`.
+      strength: `[s]`.
+      num_rows: `m`.
+      rate: `r`.
+    """
+    kernel = _kernel(signs, rate * strength)
+    unit = np.trace(kernel) / len(kernel)
+    if unit <= _ROUNDING:
+        return None
+    root = np.sqrt(counts)
+    size, vectors = np.linalg.eigh(root[:, None] * (kernel / unit) * root)
+    size = np.maximum(size, 0.0)
+    along = vectors.T @ (sums / root[:, None])
+    best: tuple[float, np.ndarray, float] | None = None
+    for noise in _NOISE:
+        left = gram - along.T @ ((size / (size + noise))[:, None] * along)
+        coef, logdet, rank = _solve(left[:-1, :-1], left[:-1, -1])
+        rest = max(left[-1, -1] - left[-1, :-1] @ coef, _ROUNDING * gram[-1, -1], np.finfo(float).tiny)
+        likelihood = -0.5 * ((num_rows - rank) * np.log(rest) + np.log1p(size / noise).sum() + logdet)
+        if best is None or likelihood > best[0]:
+            best = likelihood, coef, noise
+    assert best is not None
+    likelihood, coef, noise = best
+    weights = root * (vectors @ ((along[:, -1] - along[:, :-1] @ coef) / (size + noise))) / unit
+    return _Fit(likelihood, coef, kernel @ weights, weights, float((size / (size + noise)).sum()), rate)
+
+
+def _kernel(signs: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """`K` between all cells, `[C, C]`."""
+    product = np.ones((len(signs), len(signs)))
+    for sign, rate in zip(signs.T, rates, strict=True):
+        product *= 1 + rate * np.outer(sign, sign)
+    return product - 1 - (signs * rates) @ signs.T
+
+
+def _solve(matrix: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """Least-norm solution, and log determinant and rank of the part of the matrix that is not zero."""
+    size, vectors = np.linalg.eigh(matrix)
+    kept = size > 1e-11 * size.max(initial=0.0)
+    solution = vectors[:, kept] @ ((vectors[:, kept].T @ moments) / size[kept])
+    return solution, float(np.log(size[kept]).sum()), int(kept.sum())
+
+
+def _effects(law: Law, weights: np.ndarray, signs: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """AME `[s]` of `h`: of a source in the kernel, the mean over `p` of the product over all others, less 1."""
+
+    def at(p: np.ndarray) -> np.ndarray:
+        factors = 1 + rates * signs * (2 * p[:, None, None] - 1)  # [J, C, s], positive as 0 < p < 1
+        others = factors.prod(axis=2, keepdims=True) / factors - 1
+        return np.einsum("c,cs,jcs->js", weights, 2 * rates * signs, others)
+
+    return law.expectation(at)

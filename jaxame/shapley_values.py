@@ -38,8 +38,8 @@ def shapley(
       key: likewise.
       num_submodels: likewise; evaluations, but for the two of `efficient`.
       eps: the truncation; by default chosen for `num_submodels`, see `jaxame.truncation`. How far it can move a value
-        is in the result's `about["truncation"]`, if no subset has a utility beyond those seen. With `interactions`,
-        what the products explain is not truncated, as they say what a source adds at every `p`.
+        is in the result's `about["truncation"]`, if no subset has a utility beyond those seen. What `interactions`
+        explain is not truncated, as they say what a source adds at every `p`.
       efficient: evaluate the game on no source and on all as well, and let the values of every query sum to the
         difference, see `Attribution.efficient`. Needs `shrunken`. A query for which one of the two is not finite gets
         the status `TOTAL_NOT_FINITE`.
@@ -48,7 +48,7 @@ def shapley(
       max_submodels: likewise.
       repeats: likewise.
       progress: likewise.
-      **options: of the estimate, see `estimate_ame`.
+      **options: of the estimate, see `estimate_ame`; `interactions` is true unless given.
 
     Returns:
       An `Attribution`, values `[Q, N]`. `debiased`, its intervals, and the selection are those of the truncated law.
@@ -72,7 +72,7 @@ def shapley(
         max_submodels=max_submodels,
         repeats=repeats,
         progress=progress,
-        **options | {"product_law": _UNIFORM},
+        **{"interactions": True} | options | {"product_law": _UNIFORM},
     )
     lowest, highest = np.array(result.about["utility_range"]).T
     if efficient:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxame.design import Design, Law
 from jaxame.features import Coding, exact_columns
 from jaxame.inference import step_design
-from jaxame.interactions import refit_with_products
+from jaxame.interactions import refit_with_interactions
 from jaxame.lasso import refit, step_from
 from jaxame.shrinkage import shrink
 
@@ -40,19 +40,19 @@ def estimate_values(
       coding: its code.
       targets: `[M, Q]`; non-finite entries leave their row out for that query.
       coef: `[Q, N]` the LASSO's coefficients.
-      interactions: put products of memberships into `f`, see `jaxame.interactions`.
+      interactions: let `f` be what `jaxame.interactions` fits.
       shrunken: take the two further steps; else the values are the AME of `f`, zero outside of the support.
-      product_law: over which the products are averaged; by default the design's.
+      product_law: over which the effects of such an `f` are averaged; by default the design's.
 
     References:
       Meinshausen, Comput. Stat. Data Anal. 52(1), 2007 (the relaxed LASSO); Donoho, Maleki and Montanari, PNAS 106(45),
       2009 (a step and a shrinkage in turn; here one of each).
     """
-    values, fitted, terms = np.zeros(coef.shape), np.zeros(targets.shape), np.zeros(len(coef), int)
+    values, fitted, terms = np.zeros(coef.shape), np.zeros(targets.shape), np.zeros(len(coef))
     for q, (y, own) in enumerate(zip(targets.T, coef, strict=True)):
         support = np.flatnonzero(own)
         if interactions:
-            values[q], _, fitted[:, q], terms[q] = refit_with_products(design, coding, y, own, law=product_law)
+            values[q], fitted[:, q], terms[q], _ = refit_with_interactions(design, coding, y, own, law=product_law)
             continue
         x = exact_columns(design, coding, support)
         relaxed = refit(x, y, coding.weight, coding.z)

@@ -96,19 +96,18 @@ def test_ours_and_what_it_tells_l1():
 def test_means_of_the_threshold_experiment(tmp_path):
     found = [
         {"estimator": name, "budget": budget, "seed": seed, "l2_error": error * (1 + seed), "seconds": 1.0}
-        for name, error in (("jaxame", 0.01), ("Owen", 0.3))
+        for name, error in (("jaxame", 1e-9), ("jaxame, linear", 0.01), ("Owen", 0.3))
         for budget in (1024, 2048)
         for seed in range(3)
     ]
     means = shapley_threshold.mean_errors(found)
     assert means["Owen"][2048] == pytest.approx((0.6, 0.3 / np.sqrt(3)))
-    shapley_threshold.check(
-        [record | {"estimator": "jaxame, interactions", "l2_error": 1e-9} for record in found] + found
-    )
-    swapped = {"jaxame": "Owen", "Owen": "jaxame"}
-    wrong = [record | {"estimator": swapped[record["estimator"]]} for record in found]
-    with pytest.raises(SystemExit, match="not met"):
-        shapley_threshold.check([*wrong, *(record | {"estimator": "jaxame, interactions"} for record in found)])
+    shapley_threshold.check(found)
+    for ours in ("jaxame", "jaxame, linear"):
+        swapped = {ours: "Owen", "Owen": ours}
+        wrong = [record | {"estimator": swapped.get(record["estimator"], record["estimator"])} for record in found]
+        with pytest.raises(SystemExit, match="not met"):
+            shapley_threshold.check(wrong)
     shapley_threshold.draw({"records": found}, tmp_path / "figure.png")
     assert matplotlib.image.imread(tmp_path / "figure.png").std() > 0.05
 

@@ -69,8 +69,8 @@ def regression_adjusted(
       game: maps masks to utilities; attribute `num_sources`, at least 2.
       key: one typed key.
       budget: evaluations, at least `2 + 4 folds`, two of them on nobody and on all.
-      surrogate: "linear", ridge regression with a cross-validated penalty; "trees", gradient boosting, fitted to the folds'
-        share of 32,768 evaluations at most.
+      surrogate: "linear", ridge regression with a cross-validated penalty; "trees", gradient boosting, fitted to the
+        folds' share of 32,768 evaluations at most.
       folds: at least 2.
       paired: whether every subset is followed by its complement; an odd evaluation is then not made.
 
