@@ -1,7 +1,8 @@
 """Gradient boosting of small regression trees on memberships, for many targets at once.
 
-A source is in a subset or not, so that a split is the choice of a source and the sums on both sides of all possible
-splits of a level are one matrix product: of memberships, and of residuals told apart by the node that a row is in.
+A source is in a subset or not, so that a split is the choice of a source, and the sums on one side of all possible
+splits of a level are one matrix product: of memberships, and of residuals told apart by the node that a row is in. Of
+every two nodes of one parent only one takes part; the other is the rest.
 """
 
 import dataclasses
@@ -96,11 +97,12 @@ def boost(
       Friedman, Greedy Function Approximation: A Gradient Boosting Machine, Annals of Statistics 29(5), 2001.
     """
     parts = (np.asarray(part, np.float32) for part in (masks, targets, weights))
-    source, leaves, start = _boost(key, *parts, num_trees, depth, rate, columns, least)
+    num_columns = max(1, round(columns * np.shape(masks)[1]))
+    source, leaves, start = _boost(key, *parts, num_trees, depth, rate, num_columns, least)
     return Forest(np.asarray(start, np.float64), np.asarray(source), np.asarray(leaves, np.float64))
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+@functools.partial(jax.jit, static_argnums=(4, 5, 7))
 def _boost(
     key: jax.Array,
     masks: jax.Array,
@@ -109,22 +111,29 @@ def _boost(
     num_trees: int,
     depth: int,
     rate: float,
-    columns: float,
+    num_columns: int,
     least: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     start = (weights * targets).sum(axis=0) / weights.sum(axis=0)
 
     def add_tree(predicted: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         left = targets - predicted
-        allowed = jax.random.bernoulli(key, columns, (masks.shape[1], targets.shape[1], 1))
+        asked_for = jax.random.choice(key, masks.shape[1], (num_columns,), replace=False)
+        some = masks[:, asked_for]
         node, sources = jnp.zeros(targets.shape, jnp.int32), []
+        rows = _by_node(node, left, weights, 1)
+        inside, total = _inside(some, rows), rows.sum(axis=0)
         for level in range(depth):
-            sources.append(_best(masks, _by_node(node, left, weights, 2**level), allowed, least))
-            asks = jnp.take_along_axis(sources[-1].T, node, axis=0)
-            is_in = jnp.take_along_axis(masks, jnp.maximum(asks, 0), axis=1) > 0
-            node = 2 * node + ((asks >= 0) & is_in)
-        total, number = jnp.moveaxis(_by_node(node, left, weights, 2**depth).sum(axis=0), -1, 0)
-        leaves = rate * total / jnp.maximum(number, 1)
+            best = _best(inside, total, least)
+            sources.append(jnp.where(best >= 0, asked_for[best], -1))
+            asks = jnp.take_along_axis(best.T, node, axis=0)
+            is_in = (asks >= 0) & (jnp.take_along_axis(some, jnp.maximum(asks, 0), axis=1) > 0)
+            rows = _by_node(node, left, weights * is_in, 2**level)
+            node = 2 * node + is_in
+            total = _children(total, rows.sum(axis=0))
+            if level < depth - 1:
+                inside = _children(inside, _inside(some, rows))
+        leaves = rate * total[..., 0] / jnp.maximum(total[..., 1], 1)
         return predicted + jnp.take_along_axis(leaves.T, node, axis=0), (jnp.concatenate(sources, axis=1), leaves)
 
     keys = jax.random.split(key, num_trees)
@@ -138,12 +147,21 @@ def _by_node(node: jax.Array, left: jax.Array, weights: jax.Array, width: int) -
     return jnp.stack([own * left[..., None], own], axis=-1)
 
 
-def _best(masks: jax.Array, rows: jax.Array, allowed: jax.Array, least: int) -> jax.Array:
-    """The source `[F, width]` whose split of a node lowers the squared error most; -1 where none does."""
-    total = rows.sum(axis=0)
-    inside = jnp.einsum("mn,mfwc->nfwc", masks, rows, precision=_PRECISE)
+def _inside(masks: jax.Array, rows: jax.Array) -> jax.Array:
+    """Sums `[N, F, width, 2]` over the rows that a source is in."""
+    return jnp.einsum("mn,mfwc->nfwc", masks, rows, precision=_PRECISE)
+
+
+def _children(parent: jax.Array, right: jax.Array) -> jax.Array:
+    """Sums `[..., 2 width, 2]` of both children of every node, from those `[..., width, 2]` of one of them."""
+    both = jnp.stack([parent - right, right], axis=-2)
+    return both.reshape(*parent.shape[:-2], -1, 2)
+
+
+def _best(inside: jax.Array, total: jax.Array, least: int) -> jax.Array:
+    """The column `[F, width]` whose split of a node lowers the squared error most; -1 where none does."""
     outside = total - inside
-    possible = (jnp.minimum(inside[..., 1], outside[..., 1]) >= least) & allowed
+    possible = jnp.minimum(inside[..., 1], outside[..., 1]) >= least
     gain = sum(side[..., 0] ** 2 / jnp.maximum(side[..., 1], 1) for side in (inside, outside))
     gain = jnp.where(possible, gain - total[..., 0] ** 2 / jnp.maximum(total[..., 1], 1), 0.0)
     return jnp.where(gain.max(axis=0) > 0, gain.argmax(axis=0), -1)
