@@ -148,6 +148,39 @@ def valuation_table() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def shapley_table() -> str:
+    """A table for every kind of game in the stored runs of `benchmarks.shapley`, and what trees do on sparse ones."""
+    runs = [json.loads(path.read_text()) for path in sorted(BENCHMARKS.glob("shapley.*.json"))]
+    records = [record for run in runs for record in run["records"]]
+    parts = []
+    for kind in ("sparse", "dense", "tiny"):
+        of_kind = [record for record in records if record["kind"] == kind]
+        own = [record for record in of_kind if record["estimator"] == "jaxame"]
+        best = {(record["game"], record["budget"]): record for record in of_kind if record["best"]}
+        budgets = sorted({record["budget"] for record in own})
+        lines = [[f"{kind} games", *(f"{budget:,}" for budget in budgets)], [":--", *[":--"] * len(budgets)]]
+        for game in dict.fromkeys(record["game"] for record in own):
+            of_game = {record["budget"]: record for record in own if record["game"] == game}
+            lines.append([game, *(_against(of_game[budget], best[game, budget]) for budget in budgets)])
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join([*parts, _against_trees(records)])
+
+
+def _against(own: dict[str, Any], best: dict[str, Any]) -> str:
+    """Our error and, after a slash, that of the best of the others; a star where ours is the larger."""
+    mark = {"wins": "", "tie": " =", "loses": " *"}[own["verdict"]]
+    errors = ("0" if error < _NO_ERROR else f"{error:.2g}" for error in (own["l2_error"], best["l2_error"]))
+    return f"{' / '.join(errors)}{mark} {best['estimator']}"
+
+
+def _against_trees(records: list[dict[str, Any]]) -> str:
+    errors = {(r["estimator"], r["game"], r["budget"]): r["l2_error"] for r in records if r["kind"] == "sparse"}
+    cells = [key[1:] for key in errors if key[0] == "jaxame"]
+    ratios = [errors[("jaxame", *cell)] / errors[("regression-adjusted, trees", *cell)] for cell in cells]
+    return f"Relative to trees, on the sparse games: {min(ratios):.1g} to {max(ratios):.2f}."
+
+
+_NO_ERROR = 1e-6
 _OWN_GAMES = ("several queries", "difference", "stand-ins")
 
 
@@ -160,6 +193,7 @@ TABLES = {
     "selection": selection_table,
     "ablation": ablation_table,
     "hierarchy": hierarchy_table,
+    "shapley": shapley_table,
     "valuation": valuation_table,
     "demo": demo_table,
     "submodels": submodels_table,

@@ -26,6 +26,7 @@ from jaxame.lasso import path as path_module
 from jaxame.lasso.debias import Design as StepDesign
 from jaxame.lasso.path import Tolerance, walk_path
 from jaxame.lasso.prox import soft_threshold, violation
+from jaxame.types import silent
 
 M, P, Q, F = 300, 120, 3, 5
 GAP = 1e-4
@@ -381,6 +382,17 @@ def test_all_queries_and_folds_share_every_compiled_call(data, fold, monkeypatch
     cross_validate(problem(*data, fold), num_penalties=40, early_end=False, tolerance=Tolerance())
     assert 40 <= len(calls) < 60
     assert {args[3].shape for args in calls} == {(Q, F + 1, M)}
+
+
+def test_products_are_not_rounded_on_any_device(data, fold):
+    """By default accelerators round the factors of products to 10 bits."""
+
+    def solve(*_):
+        return jax.config.jax_default_matmul_precision
+
+    given = {"steps": 0, "devices": None, "progress": silent, "stage": "regress"}
+    assert set(batches.in_batches(problem(*data, fold), solve, **given)) == {"highest"}
+    assert jax.config.jax_default_matmul_precision is None
 
 
 def test_memory_is_stated_beforehand():

@@ -83,6 +83,20 @@ def test_a_race_without_ours():
 
 
 @pytest.mark.slow
+def test_workers_change_nothing():
+    one, two = (
+        shapley.main(
+            shapley.Settings(
+                kinds=("tiny",), budgets=(20,), seeds=2, estimators=("permutation", "Owen"), workers=workers
+            )
+        )["records"]
+        for workers in (1, 2)
+    )
+    assert [record["errors"] for record in one] == [record["errors"] for record in two]
+    assert all(len(record["errors"]) == 2 for record in one)
+
+
+@pytest.mark.slow
 def test_ours_and_what_it_tells_l1():
     game, key = side_by_side(shapley_games.tiny(0)), jax.random.key(5)
     names = ("jaxame", "KernelSHAP, L1")
