@@ -8,7 +8,8 @@ With `Z` the intercepts, and `s_i` 1 if the selected source `i` is in and -1 if 
 so that `h` holds what products of two or more memberships explain: that of the sources in `T` has the prior variance
 `sd^2 prod_{i in T} r_i`. Strong sources are thought to act together sooner, `r_i = r sqrt(|b_i| / max |b|)`. `r` and
 the share of the noise are those that are likeliest given the rows, so that an additive game stays additive, and one
-without noise is interpolated. The posterior mean has a known AME under every law, also where no row was drawn.
+without noise is interpolated. The posterior mean has a known AME under every law, also where no row was drawn. Where
+there are few sources, all are in (1), and those that were not selected have `r_i = 0` if that is likelier.
 
 References:
   Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections 2.7 (with regressors of unknown
@@ -16,6 +17,8 @@ References:
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +30,8 @@ MAX_CELLS = 1024
 """Combinations of memberships that `h` tells apart at most; the sources with the largest effects make them."""
 MAX_SOURCES = 24
 """Sources in `h` at most, so that the quadrature of a law is exact and products stay within the range of numbers."""
+FEW_SOURCES, ROWS_PER_SOURCE = 16, 4
+"""So many sources in all are few if there are that many rows for each."""
 
 _RATES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.0)
 _NOISE = np.geomspace(1e-10, 1e3, 27)  # variance of the noise, in units of that of h
@@ -40,13 +45,13 @@ class ProcessFit(NamedTuple):
       values: `[N]` AME of the fitted function, in the unit of the target; zero outside of `S`.
       fitted: `[M]` the function itself, intercepts included; zero for rows that do not count.
       num_terms: how many coefficients it is worth, beside the intercepts.
-      rate: `r`; 0 where there is no `h`.
+      rates: `[s]` the `r_i` of the sources in `h`, those with the largest effects first; zeros where there is no `h`.
     """
 
     values: np.ndarray
     fitted: np.ndarray
     num_terms: float
-    rate: float
+    rates: np.ndarray
 
 
 def refit_with_interactions(
@@ -58,11 +63,12 @@ def refit_with_interactions(
       design: `M` rows over `N` sources.
       coding: its code.
       target: `[M]`, any unit; non-finite rows are left out.
-      coef: `[N]` coefficients of a first fit; the sources `S` are those that are not zero.
+      coef: `[N]` coefficients of a first fit; the sources `S` are those that are not zero, or all if they are few.
       law: of the fitted function's AME; by default the design's.
     """
     kept = np.isfinite(target) & (coding.weight > 0)
-    support = np.flatnonzero(coef)
+    few = coef.size <= min(FEW_SOURCES, kept.sum() / ROWS_PER_SOURCE)
+    support = np.arange(coef.size) if few else np.flatnonzero(coef)
     signs = np.sign(exact_columns(design, coding, support)[kept])
     fixed = np.concatenate([coding.z[kept], signs], axis=1)
     plain = np.linalg.lstsq(fixed, target[kept])[0][coding.z.shape[1] :]
@@ -70,12 +76,14 @@ def refit_with_interactions(
     cell, of_cells = _cells(signs[:, order])
     used = order[: of_cells.shape[1]]
     strength = np.sqrt(np.abs(plain[used]) / max(np.abs(plain).max(initial=0.0), np.finfo(float).tiny))
-    fit = _likeliest(fixed, target[kept], cell, of_cells, strength)
+    selected = coef[support[used]] != 0
+    strengths = (strength,) if selected.all() else (strength, strength * selected)
+    fit = _likeliest(fixed, target[kept], cell, of_cells, strengths)
     effects = 2 * fit.coef[coding.z.shape[1] :]
-    effects[used] += _effects(law or design.law, fit.weights, of_cells, fit.rate * strength)
+    effects[used] += _effects(law or design.law, fit.weights, of_cells, fit.rates)
     values, fitted = np.zeros(coef.size), np.zeros(target.size)
     values[support], fitted[kept] = effects, fixed @ fit.coef + fit.h[cell]
-    return ProcessFit(values, fitted, support.size + fit.freedom, fit.rate)
+    return ProcessFit(values, fitted, support.size + fit.freedom, fit.rates)
 
 
 def _cells(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +107,8 @@ def _cells(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class _Fit(NamedTuple):
     """Likeliest fit: coefficients `[D+S]` of what is not random, and the random part.
 
-    `h [C]` is its values in the cells, and `weights [C]` the combination of the kernel's columns that makes it.
+    `h [C]` is its values in the cells, and `weights [C]` the combination of the kernel's columns that makes it, whose
+    sources have `rates [s]`.
     """
 
     likelihood: float
@@ -107,33 +116,27 @@ class _Fit(NamedTuple):
     h: np.ndarray
     weights: np.ndarray
     freedom: float
-    rate: float
+    rates: np.ndarray
 
 
 def _likeliest(
-    fixed: np.ndarray, target: np.ndarray, cell: np.ndarray, signs: np.ndarray, strength: np.ndarray
+    fixed: np.ndarray, target: np.ndarray, cell: np.ndarray, signs: np.ndarray, strengths: Sequence[np.ndarray]
 ) -> _Fit:
     """Fit at every rate and share of noise, and return the fit of the largest restricted likelihood."""
     columns = np.column_stack([fixed, target])
     counts = np.bincount(cell)
     sums = np.stack([np.bincount(cell, column) for column in columns.T], axis=1)
-    at = functools.partial(_at_rate, columns.T @ columns, sums, counts, signs, strength, len(target))
-    fits = [fit for rate in _RATES if (fit := at(rate)) is not None]
+    at = functools.partial(_at_rates, columns.T @ columns, sums, counts, signs, len(target))
+    fits = [fit for own, rate in itertools.product(strengths, _RATES) if (fit := at(rate * own)) is not None]
     if not fits:  # no two sources, or none that are seen together
         coef = np.linalg.lstsq(fixed, target)[0]
         nothing = np.zeros(len(counts))
-        return _Fit(0.0, coef, nothing, nothing, 0.0, 0.0)
+        return _Fit(0.0, coef, nothing, nothing, 0.0, np.zeros(signs.shape[1]))
     return max(fits, key=lambda fit: fit.likelihood)
 
 
-def _at_rate(
-    gram: np.ndarray,
-    sums: np.ndarray,
-    counts: np.ndarray,
-    signs: np.ndarray,
-    strength: np.ndarray,
-    num_rows: int,
-    rate: float,
+def _at_rates(
+    gram: np.ndarray, sums: np.ndarray, counts: np.ndarray, signs: np.ndarray, num_rows: int, rates: np.ndarray
 ) -> _Fit | None:
     """Fit at the likeliest share of noise; None if the kernel is zero.
 
@@ -142,11 +145,10 @@ def _at_rate(
       sums: `[C, D+S+1]` their sums over the rows of a cell.
       counts: `[C]` rows of a cell.
       signs: `[C, s]`.
-      strength: `[s]`.
       num_rows: `m`.
-      rate: `r`.
+      rates: `[s]`.
     """
-    kernel = _kernel(signs, rate * strength)
+    kernel = _kernel(signs, rates)
     unit = np.trace(kernel) / len(kernel)
     if unit <= _ROUNDING:
         return None
@@ -165,7 +167,7 @@ def _at_rate(
     assert best is not None
     likelihood, coef, noise = best
     weights = root * (vectors @ ((along[:, -1] - along[:, :-1] @ coef) / (size + noise))) / unit
-    return _Fit(likelihood, coef, kernel @ weights, weights, float((size / (size + noise)).sum()), rate)
+    return _Fit(likelihood, coef, kernel @ weights, weights, float((size / (size + noise)).sum()), rates)
 
 
 def _kernel(signs: np.ndarray, rates: np.ndarray) -> np.ndarray:
