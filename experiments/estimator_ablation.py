@@ -21,8 +21,9 @@ a training image to the query if it has the attacker's label.
 Result (`results/estimator_ablation.cpu-2-cores.json`; 3 replicates, 2 on the digits; 552 s on two cores): with as many
 rows as sources and four times as many, the default has .36 and .17 of the paper's error on the saturating game
 (standard errors .05 and .03), .27 and .24 on the one that saturates early, between .21 and .70 on the other closed
-forms, .82 and .58 on the digits. The relaxed fit alone has .43 and .22, .44 and .31. Products of memberships help where
-few sources interact strongly (.23 and .20 on early saturation), a good prior takes up to an eighth off, a useless one
+forms, .82 and .58 on the digits. The relaxed fit alone has .43 and .22, .44 and .31. Products of memberships, which
+"interactions" were before they became a Gaussian process, help where few sources interact strongly (.23 and .20 on
+early saturation), a good prior takes up to an eighth off, a useless one
 costs nothing; pairs gain or lose by little but lose with as many rows as sources on saturation, threshold and majority.
 Efficiency moves the error of Shapley values by -.14 to +.06 of it.
 

@@ -30,6 +30,7 @@ LDS of .70 (.04), with interactions .78 (.02), where Owen has .88 (.04). Without
 there as the best (AUC .98, LDS .96); on digits it is near chance (.61 and .13). KNN-Shapley and Data-OOB, which train
 no submodels, find mislabelled examples best on digits (.99), but predict less (LDS .48 and .24). The F1 score is low
 wherever two clusters are not what values fall in: of Shapley values on digits, no estimator has more than .30 (.01).
+The run is from before interactions became the default: `jaxame` is what `jaxame, linear` is now.
 """
 
 import dataclasses
