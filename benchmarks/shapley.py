@@ -11,6 +11,7 @@ minutes for a game of 1,000 sources; `--estimators` names those to run.
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import multiprocessing
@@ -64,15 +65,15 @@ def main(settings: Settings) -> dict[str, Any]:
     """Run the race and return what goes into the JSON file."""
     unknown = set(settings.kinds) - set(KINDS)
     checks.require(not unknown, f"kinds among {tuple(KINDS)}", sorted(unknown))
-    peers = [name for name in settings.peers.split(",") if name]
-    found = find_peers(peers)
-    every = (*known.NAMES, *found)
+    checks.count(settings.workers, "workers")
+    peers = tuple(name for name in settings.peers.split(",") if name)
+    every = (*known.NAMES, *find_peers(peers))
     names = settings.estimators or tuple(name for name in every if name not in _LEFT_OUT)
     unknown = set(names) - set(every)
     checks.require(not unknown, f"estimators among {every}", sorted(unknown))
     begin = time.perf_counter()
     tasks = [
-        Task(kind, budget, seed, names, tuple(peers))
+        Task(kind, budget, seed, names, peers)
         for kind in settings.kinds
         for budget in settings.budgets or KINDS[kind][1]
         for seed in range(settings.seeds)
@@ -123,7 +124,7 @@ def play(task: Task) -> list[Outcome]:
     game = shapley_games.SideBySide(own, np.array(noise))
     truth, key = game.shapley(), jax.random.fold_in(jax.random.key(SEED), task.seed)
     outcomes: list[Outcome] = []
-    for name, result, reason, took in known.attribute(task.names, game, key, task.budget, find_peers(list(task.peers))):
+    for name, result, reason, took in known.attribute(task.names, game, key, task.budget, find_peers(task.peers)):
         of_games = None
         if result is not None:
             errors = np.linalg.norm(result.values - truth, axis=1).tolist()
@@ -151,7 +152,8 @@ def _stay_on(cores: Any) -> None:
         os.sched_setaffinity(0, {cores.get()})
 
 
-def find_peers(packages: list[str]) -> dict[str, known.Estimator]:
+@functools.cache
+def find_peers(packages: tuple[str, ...]) -> dict[str, known.Estimator]:
     """Return the estimators of other packages that can run here; print why the others cannot."""
     unknown = set(packages) - set(_PEERS)
     checks.require(not unknown, f"peers among {', '.join(_PEERS)}, separated by commas", sorted(unknown))

@@ -98,8 +98,14 @@ def _run(name: str, estimator: Estimator, game: Any, key: jax.Array, budget: int
         result = estimator(game, key=key, budget=budget)
     except ValueError as error:  # a budget below the least of the method
         reason = str(error)
-        print(f"skipped {name}: {reason}", flush=True)
+        _tell(f"skipped {name}: {reason}")
     return Outcome(name, result, reason, time.perf_counter() - begin)
+
+
+@functools.cache
+def _tell(text: str) -> None:
+    """Print a line, once: every seed would have the same to say."""
+    print(text, flush=True)
 
 
 def l1(found: Attribution) -> Estimator:

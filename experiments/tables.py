@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.shapley import KINDS, NO_ERROR
+
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks" / "results"
 RESULTS = ROOT / "experiments" / "results"
@@ -153,7 +155,7 @@ def shapley_table() -> str:
     runs = [json.loads(path.read_text()) for path in sorted(BENCHMARKS.glob("shapley.*.json"))]
     records = [record for run in runs for record in run["records"]]
     parts = []
-    for kind in ("sparse", "dense", "tiny"):
+    for kind in KINDS:
         of_kind = [record for record in records if record["kind"] == kind]
         own = [record for record in of_kind if record["estimator"] == "jaxame"]
         best = {(record["game"], record["budget"]): record for record in of_kind if record["best"]}
@@ -169,7 +171,7 @@ def shapley_table() -> str:
 def _against(own: dict[str, Any], best: dict[str, Any]) -> str:
     """Our error and, after a slash, that of the best of the others; a star where ours is the larger."""
     mark = {"wins": "", "tie": " =", "loses": " *"}[own["verdict"]]
-    errors = ("0" if error < _NO_ERROR else f"{error:.2g}" for error in (own["l2_error"], best["l2_error"]))
+    errors = ("0" if error < NO_ERROR else f"{error:.2g}" for error in (own["l2_error"], best["l2_error"]))
     return f"{' / '.join(errors)}{mark} {best['estimator']}"
 
 
@@ -180,7 +182,6 @@ def _against_trees(records: list[dict[str, Any]]) -> str:
     return f"Relative to trees, on the sparse games: {min(ratios):.1g} to {max(ratios):.2f}."
 
 
-_NO_ERROR = 1e-6
 _OWN_GAMES = ("several queries", "difference", "stand-ins")
 
 

@@ -216,7 +216,7 @@ def estimate_ame(
         penalises these less, by up to 4 times either way, for the queries whose cross-validated error falls by that.
         Values only; the selection does not use it.
       interactions: fit the values with what the chosen sources do together, see `jaxame.interactions`; takes about a
-        second for every query.
+        second for every query, and ten where five hundred sources are chosen.
       product_law: law over which what that says is averaged, which need not be one that the rows overlap with; by
         default `law`. `shapley` takes the uniform law without its truncation here.
       shrunken: whether the values are corrected by one step and shrunken by empirical Bayes, see `jaxame.values`;

@@ -77,6 +77,7 @@ def test_a_race_without_ours():
         (shapley.Settings(kinds=("huge",)), "kinds among"),
         (shapley.Settings(estimators=("ours",)), "estimators among"),
         (shapley.Settings(peers="pandas"), "peers among shapiq, pydvl"),
+        (shapley.Settings(workers=0), "workers to be an integer >= 1"),
     ):
         with pytest.raises(ValueError, match=message):
             shapley.main(settings)
