@@ -14,11 +14,8 @@ import dataclasses
 import functools
 import importlib
 import json
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +24,7 @@ import numpy as np
 import tyro
 
 from benchmarks import shapley_estimators as known
-from benchmarks import shapley_games
+from benchmarks import shapley_games, workers
 from jaxame import checks, cli, environment
 
 Record = dict[str, Any]
@@ -81,7 +78,7 @@ def main(settings: Settings) -> dict[str, Any]:
     errors: dict[tuple[str, str, int, str], list[float]] = {}
     seconds: dict[tuple[str, int, str], list[float]] = {}
     skipped: dict[tuple[str, int, str], str] = {}
-    for task, outcomes in zip(tasks, _run_all(tasks, settings.workers), strict=True):
+    for task, outcomes in zip(tasks, workers.run_all(play, tasks, settings.workers), strict=True):
         for name, of_games, reason, took in outcomes:
             if of_games is None:
                 skipped[task.kind, task.budget, name] = reason
@@ -131,25 +128,6 @@ def play(task: Task) -> list[Outcome]:
             of_games = dict(zip(named, errors, strict=True))
         outcomes.append((name, of_games, reason, took))
     return outcomes
-
-
-def _run_all(tasks: list[Task], workers: int) -> Iterator[list[Outcome]]:
-    """Run the tasks in order, each on a core of its own if there are several workers."""
-    if workers == 1:
-        yield from map(play, tasks)
-        return
-    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # the workers inherit it
-    context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    for worker in range(workers):
-        cores.put(worker % (os.cpu_count() or 1))
-    with ProcessPoolExecutor(workers, context, _stay_on, (cores,)) as pool:
-        yield from pool.map(play, tasks)
-
-
-def _stay_on(cores: Any) -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cores.get()})
 
 
 @functools.cache

@@ -12,13 +12,14 @@ import dataclasses
 import itertools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import shapley_estimators as known
+from benchmarks import workers
 from experiments import records
 from jaxame import checks, environment, games
 
@@ -35,6 +36,8 @@ class Settings:
     """Runs of every estimator at every budget."""
     estimators: tuple[str, ...] = known.NAMES
     """Which to run, by name."""
+    workers: int = 1
+    """Processes, each on a core of its own; seconds are then those of a core."""
     smoke: bool = False
     """One budget, two seeds, a few estimators; ends with an error if ours does not beat the others."""
     json: Path | None = None
@@ -52,25 +55,43 @@ def main(settings: Settings) -> dict[str, Any]:
         settings = dataclasses.replace(settings, budgets=(1024,), seeds=2, estimators=_SMOKE_ESTIMATORS)
     unknown = set(settings.estimators) - set(known.NAMES)
     checks.require(not unknown, f"estimators among {known.NAMES}", sorted(unknown))
+    checks.count(settings.workers, "workers")
+    tasks = [Task(*one, settings.estimators) for one in itertools.product(settings.budgets, range(settings.seeds))]
     found: list[dict[str, Any]] = []
     skipped: dict[tuple[str, int], str] = {}
     begin = time.perf_counter()
-    for budget, seed in itertools.product(settings.budgets, range(settings.seeds)):
-        key = jax.random.fold_in(jax.random.key(SEED), seed)
-        members = np.random.default_rng([SEED, seed]).choice(NUM_SOURCES, 3, replace=False)
-        game, truth = games.Threshold(NUM_SOURCES, members.tolist(), 2), np.isin(np.arange(NUM_SOURCES), members) / 3
-        for name, result, reason, seconds in known.attribute(settings.estimators, game, key, budget):
-            if result is None:
-                skipped[name, budget] = reason
+    for task, outcomes in zip(tasks, workers.run_all(play, tasks, settings.workers), strict=True):
+        for name, error, reason, seconds in outcomes:
+            if error is None:
+                skipped[name, task.budget] = reason
                 continue
-            error = float(np.linalg.norm(result.values[0] - truth))
-            found.append({"estimator": name, "budget": budget, "seed": seed, "l2_error": error, "seconds": seconds})
-        print(f"budget {budget:,}, seed {seed}: {time.perf_counter() - begin:.0f} s", flush=True)
+            own = {"estimator": name, "budget": task.budget, "seed": task.seed}
+            found.append(own | {"l2_error": error, "seconds": seconds})
+        print(f"budget {task.budget:,}, seed {task.seed}: {time.perf_counter() - begin:.0f} s", flush=True)
     if settings.smoke:
         check(found)
     left_out = [{"estimator": name, "budget": budget, "reason": why} for (name, budget), why in skipped.items()]
     about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
     return {"records": found, "skipped": left_out, "devices": environment.devices()} | about
+
+
+class Task(NamedTuple):
+    """A game and a budget, and who plays."""
+
+    budget: int
+    seed: int
+    names: tuple[str, ...]
+
+
+def play(task: Task) -> list[tuple[str, float | None, str, float]]:
+    """Run all estimators of a task; return their errors, or None and the reason, and seconds."""
+    key = jax.random.fold_in(jax.random.key(SEED), task.seed)
+    members = np.random.default_rng([SEED, task.seed]).choice(NUM_SOURCES, 3, replace=False)
+    game, truth = games.Threshold(NUM_SOURCES, members.tolist(), 2), np.isin(np.arange(NUM_SOURCES), members) / 3
+    return [
+        (name, None if result is None else float(np.linalg.norm(result.values[0] - truth)), reason, seconds)
+        for name, result, reason, seconds in known.attribute(task.names, game, key, task.budget)
+    ]
 
 
 def mean_errors(found: list[dict[str, Any]]) -> dict[str, dict[int, tuple[float, float]]]:

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from jaxame.design import Design
 
-_BLOCK_COLUMNS = 1024
+_BLOCK_COLUMNS, _BLOCK_ROWS = 1024, 4096
 _POLYNOMIAL_DEGREE = 4
 
 
@@ -65,6 +65,11 @@ class MaskColumns:
         squared = dataclasses.replace(self, low=self.low**2, step=(self.low + self.step) ** 2 - self.low**2)
         return squared.product(weight[None])[0]
 
+    def rows(self, index: Int[Array, "m"]) -> Float[Array, "P m"]:
+        """Rows `index [m]` of all columns."""
+        bits = (self.packed[:, index // 8] >> (index % 8).astype(jnp.uint8)) & 1
+        return self.low[index] + self.step[index] * bits
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -106,6 +111,11 @@ class NestedColumns(MaskColumns):
         """`rows X`, from a block of columns at a time."""
         own, parents = self._parts()
         return own.product(rows) + parents.product(rows)[:, self.parent]
+
+    def rows(self, index: Int[Array, "m"]) -> Float[Array, "P m"]:
+        """Rows `index [m]` of all columns."""
+        own, parents = self._parts()
+        return own.rows(index) + parents.rows(index)[self.parent]
 
 
 def _unpack(packed: UInt8[Array, "*n bytes"], count: int) -> UInt8[Array, "*n count"]:
@@ -223,47 +233,47 @@ def mask_columns(design: Design, coding: Coding, copies: Array | None = None) ->
     )
 
 
-def exact_columns(design: Design, coding: Coding, index: np.ndarray) -> np.ndarray:
-    """Return the columns of sources `index [A]` in float64, `[M, A]`."""
-    columns = (coding.high - coding.low)[:, None] * _bits(design, index)
+def exact_columns(design: Design, coding: Coding, index: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+    """Return the columns of sources `index [A]` in float64, `[M, A]`, or some rows of them."""
+    low, high = coding.low[rows, None], coding.high[rows, None]
+    columns = (high - low) * _bits(design, index, rows)
     if design.parent is None:
-        return coding.low[:, None] + columns
-    return coding.low[:, None] * _bits(design.parent.design, np.asarray(design.parent.index)[index]) + columns
+        return low + columns
+    return low * _bits(design.parent.design, np.asarray(design.parent.index)[index], rows) + columns
 
 
-def _bits(design: Design, index: np.ndarray) -> np.ndarray:
-    """Return the membership of sources `index [A]`, 0 or 1, `[M, A]`."""
-    return (np.asarray(design.packed)[:, index // 8] >> (index % 8).astype(np.uint8)) & 1
+def _bits(design: Design, index: np.ndarray, rows: slice) -> np.ndarray:
+    """Return the membership of sources `index [A]`, 0 or 1, `[m, A]`."""
+    return (np.asarray(design.packed)[rows][:, index // 8] >> (index % 8).astype(np.uint8)) & 1
 
 
 def exact_operator(design: Design, coding: Coding) -> LinearOperator:
-    """Return the design `[M, N]` as a float64 operator that forms a block of columns at a time."""
-    columns = functools.partial(exact_columns, design, coding)
-    return _operator(columns, design.num_submodels, design.num_sources)
+    """Return the design `[M, N]` as a float64 operator that forms a block of it at a time."""
+    return _operator(functools.partial(exact_columns, design, coding), design.num_submodels, design.num_sources)
 
 
 def pair_products(design: Design, coding: Coding) -> LinearOperator:
     """Return the products of the codes of both rows of every pair `[floor(M/2), N]`, an operator like the design."""
-    num_pairs = design.num_submodels // 2
 
-    def columns(index: np.ndarray) -> np.ndarray:
-        x = exact_columns(design, coding, index)[: 2 * num_pairs]
+    def block(index: np.ndarray, pairs: slice) -> np.ndarray:
+        x = exact_columns(design, coding, index, slice(2 * pairs.start, 2 * pairs.stop))
         return x[0::2] * x[1::2]
 
-    return _operator(columns, num_pairs, design.num_sources)
+    return _operator(block, design.num_submodels // 2, design.num_sources)
 
 
-def _operator(columns: Callable[[np.ndarray], np.ndarray], num_rows: int, num_sources: int) -> LinearOperator:
-    """Return the matrix whose `columns(index)` are as given, formed a block at a time."""
-    width = _BLOCK_COLUMNS
-    blocks = [np.arange(start, min(start + width, num_sources)) for start in range(0, num_sources, width)]
+def _operator(block: Callable[[np.ndarray, slice], np.ndarray], num_rows: int, num_sources: int) -> LinearOperator:
+    """Return the matrix whose columns `index` in some rows are `block(index, rows)`."""
+    rows = [slice(start, min(start + _BLOCK_ROWS, num_rows)) for start in range(0, num_rows, _BLOCK_ROWS)]
+    columns = np.split(np.arange(num_sources), range(_BLOCK_COLUMNS, num_sources, _BLOCK_COLUMNS))
 
     def product(vectors: np.ndarray) -> np.ndarray:
         used = np.flatnonzero((vectors != 0).any(axis=1))
-        return columns(used) @ vectors[used]
+        return np.concatenate([block(used, some) @ vectors[used] for some in rows])
 
     def transpose_product(vectors: np.ndarray) -> np.ndarray:
-        return np.concatenate([columns(block).T @ vectors for block in blocks])
+        parts = [sum(block(index, some).T @ vectors[some] for some in rows) for index in columns]
+        return np.concatenate(parts)
 
     return LinearOperator(
         (num_rows, num_sources),

@@ -84,7 +84,7 @@ def in_batches(
     def run(batch: int, start: int) -> T:
         place = places[batch % len(places)]
         part = jax.device_put(_take(problem, start, size), place)
-        with _numerics(problem), jax.default_device(place):
+        with numerics(problem), jax.default_device(place):
             own = np.minimum(np.arange(start, start + size), num_queries - 1)
             result = solve(part, own, lambda _, step, __: report(start, step))
         if done[start] < steps:  # it ended early
@@ -96,11 +96,8 @@ def in_batches(
 
 
 @contextlib.contextmanager
-def _numerics(problem: Problem) -> Iterator[None]:
-    """Let a worker thread use the numbers of the problem, whole: accelerators round factors of products by default.
-
-    The switches are a thread's own.
-    """
+def numerics(problem: Problem) -> Iterator[None]:
+    """Let this thread use the numbers of the problem, whole: accelerators round factors of products by default."""
     with jax.enable_x64(problem.y.dtype == np.float64), jax.default_matmul_precision("highest"):
         yield
 

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from jaxame.lasso import admm
 from jaxame.lasso.batches import QUERIES_AT_ONCE, in_batches
+from jaxame.lasso.condense import condense
 from jaxame.lasso.path import CURVE_TOLERANCE, TOLERANCE, PathStep, Tolerance, solve_near, walk_path
 from jaxame.lasso.problem import Problem
 from jaxame.types import Progress, silent
@@ -182,6 +183,7 @@ def cross_validate(
     References:
       Friedman, Hastie, Tibshirani, J. Stat. Softw. 33(1), 2010, section 2.5 (the one-standard-error rule).
     """
+    problem = condense(problem)
     steps = num_penalties if penalties is None else len(penalties)
     unit = np.asarray(problem.unit, np.float64)
     sharing = admm.alike(problem) & (penalties is None) & admm.suits(problem, tolerance.gap)

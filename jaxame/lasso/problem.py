@@ -41,6 +41,9 @@ class Columns(Protocol):
     def squares(self, weight: Array) -> Array:
         """`sum_m weight[m] x[m, j]^2` of every column, `[P]` from `[M]`."""
 
+    def rows(self, index: Array) -> Array:
+        """Rows `index [m]` of all columns, `[P, m]`."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +69,10 @@ class DenseColumns:
     def squares(self, weight: Array) -> Array:
         """`sum_m weight[m] x[m, j]^2` of every column, `[P]` from `[M]`."""
         return self.x**2 @ weight
+
+    def rows(self, index: Array) -> Array:
+        """Rows `index [m]` of all columns, `[P, m]`."""
+        return self.x[:, index]
 
 
 @jax.tree_util.register_dataclass

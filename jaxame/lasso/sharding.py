@@ -57,6 +57,11 @@ class ShardedColumns:
         own = self._on_each(lambda arrays, weight: self._columns(arrays).squares(weight), Spec(_AXIS))
         return own(jax.tree.leaves(self.local), weight)[: self.num_columns]
 
+    def rows(self, index: Array) -> Array:
+        """Rows `index [m]` of all columns, `[P, m]`."""
+        own = self._on_each(lambda arrays, index: self._columns(arrays).rows(index), Spec(_AXIS))
+        return own(jax.tree.leaves(self.local), index)[: self.num_columns]
+
     def _columns(self, arrays: list[Array]) -> Columns:
         return jax.tree.unflatten(jax.tree.structure(self.local), arrays)
 

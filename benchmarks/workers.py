@@ -1,0 +1,28 @@
+"""Tasks on several processes, each on a core of its own."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def run_all(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:
+    """Yield what a function returns for each task, in order; one worker is this process."""
+    if workers == 1:
+        yield from map(function, tasks)
+        return
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # the workers inherit it
+    context = multiprocessing.get_context("spawn")
+    cores = context.Queue()
+    for worker in range(workers):
+        cores.put(worker % (os.cpu_count() or 1))
+    with ProcessPoolExecutor(workers, context, _stay_on, (cores,)) as pool:
+        yield from pool.map(function, tasks)
+
+
+def _stay_on(cores: Any) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cores.get()})
