@@ -54,6 +54,8 @@ class Settings:
     """Processes, each on a core of its own; seconds are then those of a core."""
     peers: str = ""
     """Comma-separated: shapiq, pydvl. What is not installed is skipped."""
+    earlier: Path | None = None
+    """File of an earlier run on as many seeds, whose results are kept but for those that are found anew."""
     json: Path | None = None
     """File for the records."""
 
@@ -68,35 +70,28 @@ def main(settings: Settings) -> dict[str, Any]:
     names = settings.estimators or tuple(name for name in every if name not in _LEFT_OUT)
     unknown = set(names) - set(every)
     checks.require(not unknown, f"estimators among {every}", sorted(unknown))
-    begin = time.perf_counter()
     tasks = [
         Task(kind, budget, seed, names, peers)
         for kind in settings.kinds
         for budget in settings.budgets or KINDS[kind][1]
         for seed in range(settings.seeds)
     ]
-    errors: dict[tuple[str, str, int, str], list[float]] = {}
-    seconds: dict[tuple[str, int, str], list[float]] = {}
-    skipped: dict[tuple[str, int, str], str] = {}
+    found = Found.read(settings, tasks) if settings.earlier else Found({}, {}, {}, {})
+    begin = time.perf_counter()
     for task, outcomes in zip(tasks, workers.run_all(play, tasks, settings.workers), strict=True):
-        for name, of_games, reason, took in outcomes:
-            if of_games is None:
-                skipped[task.kind, task.budget, name] = reason
-                continue
-            seconds.setdefault((task.kind, task.budget, name), []).append(took)
-            for label, error in of_games.items():
-                errors.setdefault((task.kind, label, task.budget, name), []).append(error)
+        found.add(task, outcomes)
         print(f"{task.kind}, budget {task.budget:,}, seed {task.seed}: {time.perf_counter() - begin:.0f} s", flush=True)
     return {
-        "records": summarise(errors, seconds),
+        "records": summarise(found.errors, found.seconds),
         "skipped": [
             {"kind": kind, "budget": budget, "estimator": name, "reason": reason}
-            for (kind, budget, name), reason in skipped.items()
+            for (kind, budget, name), reason in found.skipped.items()
         ],
         "settings": {"seeds": settings.seeds, "estimators": list(names), "workers": settings.workers},
         "seconds": time.perf_counter() - begin,
         "devices": environment.devices(),
         "versions": environment.versions(),
+        "earlier": found.earlier,
     }
 
 
@@ -112,6 +107,55 @@ class Task(NamedTuple):
 
 Outcome = tuple[str, dict[str, float] | None, str, float]
 """Estimator; its error by game, or None and the reason; seconds."""
+
+
+class Found(NamedTuple):
+    """What was found.
+
+    Attributes:
+      errors: of every seed, by kind, game, budget and estimator.
+      seconds: of every seed, by kind, budget and estimator.
+      skipped: reasons, by kind, budget and estimator.
+      earlier: the run of which there are results too.
+    """
+
+    errors: dict[tuple[str, str, int, str], list[float]]
+    seconds: dict[tuple[str, int, str], list[float]]
+    skipped: dict[tuple[str, int, str], str]
+    earlier: dict[str, Any]
+
+    @staticmethod
+    def read(settings: Settings, tasks: list[Task]) -> "Found":
+        """Read what an earlier run found, but for what the tasks find anew.
+
+        Raises:
+          ValueError: if it has another number of seeds.
+        """
+        assert settings.earlier is not None
+        run = json.loads(settings.earlier.read_text())
+        seeds = run["settings"]["seeds"]
+        checks.require(seeds == settings.seeds, f"an earlier run on {settings.seeds} seeds", seeds)
+        anew = {(task.kind, task.budget, name) for task in tasks for name in task.names}
+        records, skipped = (
+            [one for one in run[part] if (one["kind"], one["budget"], one["estimator"]) not in anew]
+            for part in ("records", "skipped")
+        )
+        return Found(
+            {(one["kind"], one["game"], one["budget"], one["estimator"]): one["errors"] for one in records},
+            {(one["kind"], one["budget"], one["estimator"]): [one["seconds"]] for one in records},
+            {(one["kind"], one["budget"], one["estimator"]): one["reason"] for one in skipped},
+            {name: run[name] for name in ("settings", "seconds", "devices", "versions")},
+        )
+
+    def add(self, task: Task, outcomes: list[Outcome]) -> None:
+        """Add what the estimators of a task gave."""
+        for name, of_games, reason, took in outcomes:
+            if of_games is None:
+                self.skipped[task.kind, task.budget, name] = reason
+                continue
+            self.seconds.setdefault((task.kind, task.budget, name), []).append(took)
+            for label, error in of_games.items():
+                self.errors.setdefault((task.kind, label, task.budget, name), []).append(error)
 
 
 def play(task: Task) -> list[Outcome]:

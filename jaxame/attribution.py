@@ -195,33 +195,39 @@ class Attribution:
         """
         return stats.false_discovery_control(self.p_values(alternative, exact=exact), axis=1)
 
-    def efficient(self, total: np.ndarray) -> np.ndarray:
+    def efficient(self, total: np.ndarray, variance: np.ndarray | None = None) -> np.ndarray:
         """Return `values` shifted so that they sum to `total`, as Shapley values do (the axiom of efficiency).
 
         What is missing is spread over all sources in proportion to the variance of `values_sd`: their posterior mean,
-        given the sum. Costs two further evaluations of the game.
+        given the sum. Where the total has a variance of its own, only as much of it is believed as a posterior mean
+        does, and the rest is spread evenly. Costs two further evaluations of the game.
 
         Args:
           total: `[Q]` utility of all sources less that of none, in the unit of the query.
+          variance: `[Q]` variance of `total`, none negative; by default zeros.
 
         Returns:
           `[Q, N]`.
 
         Raises:
           ValueError: for a result that is not of `jaxame.shapley` or a uniform law, values that are not shrunken,
-            another shape, and totals that are not finite.
+            another shape, and totals or variances that are not as described.
         """
         law = str(self.about.get("law"))
         checks.require(law.startswith("TruncatedUniform"), "a result under TruncatedUniform, of Shapley values", law)
         checks.require(self.values_sd is not None, "shrunken values, whose errors are known", "shrunken=False")
         assert self.values_sd is not None
-        total = np.asarray(total, np.float64)
-        checks.require(total.shape == (self.num_queries,), f"total [{self.num_queries}]", checks.describe(total))
-        checks.require(bool(np.isfinite(total).all()), "total finite", total)
-        variance = self.values_sd**2
-        variance = np.where(variance.any(axis=1, keepdims=True), variance, 1.0)
-        missing = total - self.values.sum(axis=1)
-        return self.values + (missing / variance.sum(axis=1))[:, None] * variance
+        total, of_total = (np.asarray(0 * total if x is None else x, np.float64) for x in (total, variance))
+        for name, given in (("total", total), ("variance", of_total)):
+            checks.require(given.shape == (self.num_queries,), f"{name} [{self.num_queries}]", checks.describe(given))
+            checks.require(bool(np.isfinite(given).all()), f"{name} finite", given)
+        checks.require(bool((of_total >= 0).all()), "variance >= 0", of_total)
+        of_values = self.values_sd**2
+        of_values = np.where(of_values.any(axis=1, keepdims=True), of_values, 1.0)
+        sums = of_values.sum(axis=1)
+        believed = sums / (sums + of_total)
+        share = believed[:, None] * of_values / sums[:, None] + (1 - believed[:, None]) / self.num_sources
+        return self.values + (total - self.values.sum(axis=1))[:, None] * share
 
     def _with_stderr(self) -> np.ndarray:
         checks.require(self.stderr is not None, "standard errors, which this estimator has not", "None")

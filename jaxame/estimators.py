@@ -319,6 +319,7 @@ def estimate_ame(
             "paired": design.paired,
             "prior": scores is not None,
             "interactions": interactions,
+            "noise_variance": None if values.noise is None else values.noise.tolist(),
             "shrunken": shrunken,
             "num_submodels": design.num_submodels,
             "num_sources": design.num_sources,

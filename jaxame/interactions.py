@@ -46,12 +46,14 @@ class ProcessFit(NamedTuple):
       fitted: `[M]` the function itself, intercepts included; zero for rows that do not count.
       num_terms: how many coefficients it is worth, beside the intercepts.
       rates: `[s]` the `r_i` of the sources in `h`, those with the largest effects first; zeros where there is no `h`.
+      noise: variance of the noise, in the squared unit of the target.
     """
 
     values: np.ndarray
     fitted: np.ndarray
     num_terms: float
     rates: np.ndarray
+    noise: float
 
 
 def refit_with_interactions(
@@ -83,7 +85,7 @@ def refit_with_interactions(
     effects[used] += _effects(law or design.law, fit.weights, of_cells, fit.rates)
     values, fitted = np.zeros(coef.size), np.zeros(target.size)
     values[support], fitted[kept] = effects, fixed @ fit.coef + fit.h[cell]
-    return ProcessFit(values, fitted, support.size + fit.freedom, fit.rates)
+    return ProcessFit(values, fitted, support.size + fit.freedom, fit.rates, fit.noise)
 
 
 def _cells(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +110,7 @@ class _Fit(NamedTuple):
     """Likeliest fit: coefficients `[D+S]` of what is not random, and the random part.
 
     `h [C]` is its values in the cells, and `weights [C]` the combination of the kernel's columns that makes it, whose
-    sources have `rates [s]`.
+    sources have `rates [s]`; `noise` is a variance.
     """
 
     likelihood: float
@@ -117,6 +119,7 @@ class _Fit(NamedTuple):
     weights: np.ndarray
     freedom: float
     rates: np.ndarray
+    noise: float
 
 
 def _likeliest(
@@ -129,9 +132,10 @@ def _likeliest(
     at = functools.partial(_at_rates, columns.T @ columns, sums, counts, signs, len(target))
     fits = [fit for own, rate in itertools.product(strengths, _RATES) if (fit := at(rate * own)) is not None]
     if not fits:  # no two sources, or none that are seen together
-        coef = np.linalg.lstsq(fixed, target)[0]
-        nothing = np.zeros(len(counts))
-        return _Fit(0.0, coef, nothing, nothing, 0.0, np.zeros(signs.shape[1]))
+        coef, _, rank, _ = np.linalg.lstsq(fixed, target)
+        nothing, rest = np.zeros(len(counts)), ((target - fixed @ coef) ** 2).sum()
+        noise = float(rest / max(len(target) - rank, 1))
+        return _Fit(0.0, coef, nothing, nothing, 0.0, np.zeros(signs.shape[1]), noise)
     return max(fits, key=lambda fit: fit.likelihood)
 
 
@@ -156,18 +160,19 @@ def _at_rates(
     size, vectors = np.linalg.eigh(root[:, None] * (kernel / unit) * root)
     size = np.maximum(size, 0.0)
     along = vectors.T @ (sums / root[:, None])
-    best: tuple[float, np.ndarray, float] | None = None
+    best: tuple[float, np.ndarray, float, float] | None = None
     for noise in _NOISE:
         left = gram - along.T @ ((size / (size + noise))[:, None] * along)
         coef, logdet, rank = _solve(left[:-1, :-1], left[:-1, -1])
         rest = max(left[-1, -1] - left[-1, :-1] @ coef, _ROUNDING * gram[-1, -1], np.finfo(float).tiny)
         likelihood = -0.5 * ((num_rows - rank) * np.log(rest) + np.log1p(size / noise).sum() + logdet)
         if best is None or likelihood > best[0]:
-            best = likelihood, coef, noise
+            best = likelihood, coef, noise, float(rest / max(num_rows - rank, 1))
     assert best is not None
-    likelihood, coef, noise = best
+    likelihood, coef, noise, variance = best
     weights = root * (vectors @ ((along[:, -1] - along[:, :-1] @ coef) / (size + noise))) / unit
-    return _Fit(likelihood, coef, kernel @ weights, weights, float((size / (size + noise)).sum()), rates)
+    freedom = float((size / (size + noise)).sum())
+    return _Fit(likelihood, coef, kernel @ weights, weights, freedom, rates, variance)
 
 
 def _kernel(signs: np.ndarray, rates: np.ndarray) -> np.ndarray:

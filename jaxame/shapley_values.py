@@ -41,7 +41,8 @@ def shapley(
         is in the result's `about["truncation"]`, if no subset has a utility beyond those seen. What `interactions`
         explain is not truncated, as they say what a source adds at every `p`.
       efficient: evaluate the game on no source and on all as well, and let the values of every query sum to the
-        difference, see `Attribution.efficient`. Needs `shrunken`. A query for which one of the two is not finite gets
+        difference, see `Attribution.efficient`; its variance is twice that of training, where `repeats` or else
+        `interactions` tell it. Needs `shrunken`. A query for which one of the two is not finite gets
         the status `TOTAL_NOT_FINITE`.
       paired: see `ame`.
       stop: likewise.
@@ -96,5 +97,7 @@ def _none_and_all(game: Game, key: jax.Array, num_queries: int) -> np.ndarray:
 def _with_total(result: Attribution, total: np.ndarray) -> Attribution:
     """Let the values sum to `total [Q]` where that is finite, and mark the queries where it is not."""
     known = np.isfinite(total)
-    values = result.efficient(np.where(known, total, result.values.sum(axis=1)))
+    noise = result.about["noise_variance"] if result.training_variance is None else result.training_variance
+    variance = None if noise is None else 2 * np.array(noise)
+    values = result.efficient(np.where(known, total, result.values.sum(axis=1)), variance)
     return dataclasses.replace(result, values=values, status=np.where(known, result.status, Status.TOTAL_NOT_FINITE))

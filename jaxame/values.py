@@ -13,10 +13,17 @@ from jaxame.shrinkage import shrink
 
 
 class Values(NamedTuple):
-    """Estimated AME of every source, `[Q, N]`, and its posterior standard deviation, or None; unit of the target."""
+    """Estimated AME of every source.
+
+    Attributes:
+      mean: `[Q, N]` in the unit of the target.
+      sd: `[Q, N]` its posterior standard deviation, or None if the values are not shrunken.
+      noise: `[Q]` variance of the targets that interactions do not explain, or None without interactions.
+    """
 
     mean: np.ndarray
     sd: np.ndarray | None
+    noise: np.ndarray | None
 
 
 def estimate_values(
@@ -49,17 +56,19 @@ def estimate_values(
       2009 (a step and a shrinkage in turn; here one of each).
     """
     values, fitted, terms = np.zeros(coef.shape), np.zeros(targets.shape), np.zeros(len(coef))
+    noise = np.zeros(len(coef)) if interactions else None
     for q, (y, own) in enumerate(zip(targets.T, coef, strict=True)):
         support = np.flatnonzero(own)
-        if interactions:
-            values[q], fitted[:, q], terms[q], _ = refit_with_interactions(design, coding, y, own, law=product_law)
+        if noise is not None:
+            fit = refit_with_interactions(design, coding, y, own, law=product_law)
+            values[q], fitted[:, q], terms[q], noise[q] = fit.values, fit.fitted, fit.num_terms, fit.noise
             continue
         x = exact_columns(design, coding, support)
         relaxed = refit(x, y, coding.weight, coding.z)
         values[q, support], fitted[:, q], terms[q] = coding.scale * relaxed, x @ relaxed, support.size
     if not shrunken:
-        return Values(values, None)
+        return Values(values, None, noise)
     step = step_from(step_design(design, coding), targets, values / coding.scale, fitted, terms, coding.weight)
     posteriors = [shrink(*own) for own in zip(step.coef, step.stderr, strict=True)]
     mean, sd = (coding.scale * np.stack(part) for part in zip(*posteriors, strict=True))
-    return Values(mean, sd)
+    return Values(mean, sd, noise)

@@ -150,7 +150,7 @@ def sums():
 
 
 def dense(own, target, support, rate, noise):
-    """The same model from the covariance of all rows: log likelihood up to a constant, and the fitted function."""
+    """The same model from the covariance of all rows: log likelihood up to a constant, fit, variance of the noise."""
     coding, masks = code(own), np.asarray(own.masks())
     signs = np.where(masks[:, support > 0], 1.0, -1.0)
     fixed = np.concatenate([coding.z, signs], axis=1)
@@ -165,16 +165,20 @@ def dense(own, target, support, rate, noise):
     degrees = len(target) - fixed.shape[1]
     variance = left @ inverse @ left / degrees
     logdet = -np.linalg.slogdet(inverse)[1] + np.linalg.slogdet(gram)[1]
-    return -0.5 * (degrees * np.log(variance) + logdet), fixed @ coef + kernel / unit @ inverse @ left
+    fitted = fixed @ coef + kernel / unit @ inverse @ left
+    return -0.5 * (degrees * np.log(variance) + logdet), fitted, variance * noise
 
 
 def test_the_fit_is_the_likeliest_of_the_dense_model(sums):
     own, target, support, found = sums
     fits = {(r, v): dense(own, target, support, r, v) for r in interactions._RATES for v in interactions._NOISE[8:23]}
-    (rate, noise), (_, fitted) = max(fits.items(), key=lambda item: item[1][0])
+    (rate, noise), (_, fitted, variance) = max(fits.items(), key=lambda item: item[1][0])
     assert rate == found.rates.max()
     assert interactions._NOISE[8] < noise < interactions._NOISE[22]
     np.testing.assert_allclose(found.fitted, fitted, atol=1e-6)
+    np.testing.assert_allclose(found.noise, variance, rtol=1e-6)
+    left_out = 0.5**2 * (own.p * (1 - own.p)).mean()  # the eighth source
+    np.testing.assert_allclose(found.noise, 0.09 + left_out, rtol=4 * np.sqrt(2 / (250 - found.num_terms)))
     assert 7 + 3 < found.num_terms < 7 + 60
 
 
@@ -245,6 +249,8 @@ def test_without_two_sources_it_is_least_squares(design, noisy, count):
     np.testing.assert_allclose(found.values[:count], 2 * coef[coding.z.shape[1] :], atol=1e-9)
     assert found.num_terms == count
     assert (found.rates == 0).all()
+    left = M - np.linalg.matrix_rank(fixed)
+    np.testing.assert_allclose(found.noise, ((noisy[:, 0] - found.fitted) ** 2).sum() / left)
 
 
 def test_interactions_are_an_option_of_the_estimate(design):
@@ -274,6 +280,26 @@ def test_efficient_values_are_the_nearest_that_sum_up():
     for total, message in ((np.zeros(Q + 1), "needs total"), (np.full(Q, np.nan), "needs total finite")):
         with pytest.raises(ValueError, match=message):
             result.efficient(total)
+
+
+def test_of_a_noisy_total_as_much_is_believed_as_bayes_says(plain, design):
+    """Against the posterior of sources and total from their joint covariance; the sums are still exact."""
+    own = dataclasses.replace(design, law=TruncatedUniform(0.01))
+    result = dataclasses.replace(plain, about=plain.about | {"law": repr(own.law)})
+    total = result.values.sum(axis=1) + np.array([1.0, -0.5, 0.2, 0.0])
+    variance = np.array([0.0, 1e-3, 0.3, 1e6])
+    found = result.efficient(total, variance)
+    np.testing.assert_allclose(found.sum(axis=1), total)
+    for q in range(Q):
+        prior = np.diag(result.values_sd[q] ** 2)
+        with_total = prior.sum(axis=0)
+        gain = with_total / (with_total.sum() + variance[q])
+        posterior = result.values[q] + gain * (total[q] - result.values[q].sum())
+        np.testing.assert_allclose(found[q], posterior + (total[q] - posterior.sum()) / N, atol=1e-9)
+    np.testing.assert_array_equal(found[0], result.efficient(total)[0])
+    for wrong, message in ((-variance, "variance >= 0"), (variance[1:], "variance"), (variance + np.nan, "finite")):
+        with pytest.raises(ValueError, match=message):
+            result.efficient(total, wrong)
 
 
 def test_efficiency_is_of_shapley_values_only(plain):

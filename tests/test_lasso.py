@@ -404,3 +404,5 @@ def test_memory_is_stated_beforehand():
     assert 0.7 < stated / (run["records"][0]["peak_rss_mb"] * 2**20) < 1.5
     small, twice, fourfold = (memory(dims[0], dims[1] * times, *dims[2:]) for times in (1, 2, 4))
     assert fourfold - twice == pytest.approx(2 * (twice - small), rel=1e-3)
+    few, many = (memory(2**power, 1000, 1, 10) for power in (15, 20))  # both as 10 x 1,002 rows
+    assert many - few == 1000 * (2**20 - 2**15) / 8

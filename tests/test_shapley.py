@@ -103,6 +103,26 @@ def test_values_sum_to_what_all_sources_add():
     np.testing.assert_array_equal(found.debiased, bare.debiased)
 
 
+@pytest.mark.parametrize("repeats", [0, 40])
+def test_a_total_is_believed_as_far_as_the_noise_lets_it(repeats):
+    """The game of all is evaluated once, and has the noise of one evaluation."""
+
+    def noisy(keys, masks):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (Q,)))(keys)
+        return np.asarray(GAME(keys, masks)) + 0.5 * np.asarray(noise) * (ALL - NONE)
+
+    noisy.num_sources = N
+    options = OPTIONS | {"repeats": repeats}
+    found, bare = (jaxame.shapley(noisy, key=KEY, efficient=own, **options) for own in (True, False))
+    noise = bare.training_variance if repeats else np.array(bare.about["noise_variance"])
+    np.testing.assert_allclose(noise, 0.25 * (ALL - NONE) ** 2, rtol=4 * np.sqrt(2 / (repeats or M / 2)))
+    total = found.values.sum(axis=1)
+    for query in range(Q):
+        np.testing.assert_allclose(found.values[query], bare.efficient(total, 2 * noise)[query], rtol=1e-9)
+    believing = np.abs(bare.efficient(total) - bare.values).sum(axis=1)
+    assert (np.abs(found.values - bare.values).sum(axis=1) < believing).mean() > 0.5
+
+
 def test_the_same_key_gives_the_same_answer(result):
     assert_same(result, jaxame.shapley(GAME, key=KEY, **OPTIONS))
 

@@ -1,5 +1,8 @@
 """The race of estimators of Shapley values, its games, and the experiments that use them."""
 
+import dataclasses
+import json
+
 import jax
 import matplotlib.image
 import numpy as np
@@ -62,6 +65,32 @@ def test_the_best_is_never_ours():
     records = shapley.summarise(errors, {("tiny", 64, name): [1.0] for *_, name in errors})
     assert {r["estimator"]: r["best"] for r in records} == {"jaxame": False, "Owen": False, "permutation": True}
     assert [r["relative"] for r in records] == pytest.approx([0.5, 2.0, 1.0])
+
+
+def test_estimators_that_run_again_join_those_of_an_earlier_run(tmp_path):
+    settings = shapley.Settings(
+        kinds=("tiny",), budgets=(15, 64), seeds=2, estimators=("permutation", "SVARM", "random")
+    )
+    first, path = shapley.main(settings), tmp_path / "first.json"
+    for record in first["records"]:
+        if record["estimator"] == "random":
+            record["errors"] = [-1.0, -1.0]
+    path.write_text(json.dumps(first))
+    again = dataclasses.replace(settings, budgets=(64,), estimators=("random", "Owen"), earlier=path)
+    both = shapley.main(again)
+    assert both["earlier"]["settings"] == first["settings"]
+    assert both["skipped"] == first["skipped"]
+    of_both, of_first = (
+        {(r["game"], r["budget"], r["estimator"]): r["errors"] for r in run["records"]} for run in (both, first)
+    )
+    assert {key[1:] for key in of_both} == {key[1:] for key in of_first} | {(64, "Owen")}
+    for key, errors in of_first.items():
+        if key[1:] == (64, "random"):
+            assert of_both[key] != errors
+        else:
+            assert of_both[key] == errors
+    with pytest.raises(ValueError, match="earlier run on 3 seeds"):
+        shapley.main(dataclasses.replace(again, seeds=3))
 
 
 def test_a_race_without_ours():

@@ -1,17 +1,16 @@
 """Many queries a batch at a time: what a batch holds bounds the memory, and devices take batches side by side."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxame.lasso import admm
+from jaxame.lasso import admm, condense
 from jaxame.lasso.problem import Problem
 from jaxame.lasso.workset import BLOCK
 from jaxame.types import Progress
@@ -84,7 +83,7 @@ def in_batches(
     def run(batch: int, start: int) -> T:
         place = places[batch % len(places)]
         part = jax.device_put(_take(problem, start, size), place)
-        with numerics(problem), jax.default_device(place):
+        with problem.numerics(), jax.default_device(place):
             own = np.minimum(np.arange(start, start + size), num_queries - 1)
             result = solve(part, own, lambda _, step, __: report(start, step))
         if done[start] < steps:  # it ended early
@@ -93,13 +92,6 @@ def in_batches(
 
     with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
         return list(pool.map(run, range(len(starts)), starts))
-
-
-@contextlib.contextmanager
-def numerics(problem: Problem) -> Iterator[None]:
-    """Let this thread use the numbers of the problem, whole: accelerators round factors of products by default."""
-    with jax.enable_x64(problem.y.dtype == np.float64), jax.default_matmul_precision("highest"):
-        yield
 
 
 def memory(
@@ -131,6 +123,18 @@ def memory(
     size, problems = batch_size(num_queries, num_devices), num_folds + 1
     working = BLOCK * -(-min(2 * num_rows if support is None else support, num_columns) // BLOCK)
     design = num_columns * (-(-num_rows // 8) if packed else num_rows * itemsize)
+    few = condense.num_rows_after(num_rows, num_columns, 1, num_folds) if num_folds else num_rows
+    if few < num_rows:
+        return design + memory(
+            few,
+            num_columns,
+            num_queries,
+            num_folds,
+            num_devices=num_devices,
+            support=support,
+            packed=False,
+            itemsize=itemsize,
+        )
     # Two references, and as much again for products on their way into them.
     gradients = 6 * size * problems * num_columns
     residuals = 8 * size * problems * num_rows

@@ -15,11 +15,10 @@ from jaxtyping import Float, Int
 from scipy import linalg
 
 from jaxame.lasso.admm import alike
-from jaxame.lasso.batches import numerics
 from jaxame.lasso.problem import DenseColumns, Problem
 
 _FEWER = 3  # times; products of rows cost about as much as a few passes of the descent
-_FEWEST_ENTRIES = 2**25  # of `X`; with fewer, the compilation costs more than is saved
+_FEWEST_ENTRIES = 2**24  # of `X`; with fewer, the compilation costs more than is saved
 _ROWS_AT_ONCE = 4096
 _INDEPENDENT = 1e-2  # share of a column's square that the columns before it leave; with less, rounding is not small
 
@@ -42,7 +41,7 @@ def condense(problem: Problem) -> Problem:
     if num_rows_after(num_rows, *sizes) == num_rows or not alike(problem).all():
         return problem
     weight, fold = np.asarray(problem.weight[0], np.float64), np.asarray(problem.fold)
-    with numerics(problem):
+    with problem.numerics():
         parts = [_condense_group(problem, np.flatnonzero(fold == group), weight) for group in groups]
     if any(part is None for part in parts):
         return problem

@@ -9,7 +9,9 @@ sum to 1, over `b` in `R^P` and `g` in `R^D`,
 factors and `l` mixes LASSO (1) and ridge; `b >= 0` may be asked for.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -124,6 +126,12 @@ class Problem:
     def num_folds(self) -> int:
         """`F`; 0 means that there is only the fit on all rows."""
         return self.z_inverse.shape[1] - 1
+
+    @contextlib.contextmanager
+    def numerics(self) -> Iterator[None]:
+        """Let this thread use numbers of this kind, whole: accelerators round factors of products by default."""
+        with jax.enable_x64(self.y.dtype == np.float64), jax.default_matmul_precision("highest"):
+            yield
 
     def training_weight(self) -> Float[Array, "Q F1 M"]:
         """Weight of every row in every problem, summing to 1 over the rows."""
