@@ -194,12 +194,22 @@ def sample_design(
     checks.require(bool(np.isfinite(v)), "a law with finite v = E[1/(p(1-p))]", f"{law}, with v = {v}")
     if coding == "ame":
         _warn_of_heavy_tails(law)
-    starts = range(0, num_submodels, _P_BLOCK)
-    p = jnp.concatenate([_draw_p(key, start, law, coding == "centered") for start in starts])[:num_submodels]
+    p, packed = draw_rows(key, law, 0, num_submodels, num_sources=num_sources, coding=coding, paired=paired)
+    return Design(p, packed, key, num_sources, law, coding, paired)
+
+
+def draw_rows(
+    key: jax.Array, law: Law, start: int, stop: int, *, num_sources: int, coding: str, paired: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Draw `p [m]` and the packed masks `[m, ceil(N/8)]` of some rows of what `sample_design` draws.
+
+    Arguments are those of `sample_design`, which checks them; `start` is even if `paired`.
+    """
+    first = start - start % _P_BLOCK
+    blocks = [_draw_p(key, block, law, coding == "centered") for block in range(first, stop, _P_BLOCK)]
+    p = jnp.concatenate(blocks)[start - first : stop - first]
     p = _of_pairs(p, law) if paired else p
-    return Design(
-        p, _draw_masks(*_row_keys(key, num_submodels, paired), p, num_sources), key, num_sources, law, coding, paired
-    )
+    return p, _draw_masks(*_row_keys(key, jnp.arange(start, stop), paired), p, num_sources)
 
 
 def redraw_masks(design: Design, key: jax.Array, num_copies: int) -> jax.Array:
@@ -223,7 +233,7 @@ def redraw_masks(design: Design, key: jax.Array, num_copies: int) -> jax.Array:
     _require_threefry(key)
     num_copies = checks.count(num_copies, "num_copies")
     copy_keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, _REDRAW_STREAM), jnp.arange(num_copies))
-    parts = [_row_keys(copy_key, design.num_submodels, design.paired) for copy_key in copy_keys]
+    parts = [_row_keys(copy_key, jnp.arange(design.num_submodels), design.paired) for copy_key in copy_keys]
     row_keys, mirrored = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     packed = _draw_masks(row_keys, mirrored, jnp.tile(design.p, num_copies), design.num_sources)
     packed = packed.reshape(num_copies, design.num_submodels, -1)
@@ -270,9 +280,8 @@ def _of_pairs(p: jax.Array, law: Law) -> jax.Array:
     return jnp.where(row % 2 == 1, mirror, first)
 
 
-def _row_keys(key: jax.Array, num_rows: int, paired: bool) -> tuple[jax.Array, jax.Array]:
-    """Return the keys `[M]` of the rows' masks, and whether each row mirrors the draw it shares, bool `[M]`."""
-    row = jnp.arange(num_rows)
+def _row_keys(key: jax.Array, row: jax.Array, paired: bool) -> tuple[jax.Array, jax.Array]:
+    """Return the keys `[m]` of the masks of rows `row [m]`, and whether each mirrors the draw it shares, bool `[m]`."""
     mirrored = (row % 2 == 1) & paired
     return _stream_keys(key, row - mirrored, _MASK_STREAM), mirrored
 

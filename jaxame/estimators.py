@@ -164,23 +164,33 @@ def evaluate(
       ValueError: if the game's sources are not those of the design, there is no key or no such row, or the game returns
         another shape than `[m, Q]`.
     """
-    key = design.key if key is None else key
+    key = checks.typed_key(design.key if key is None else key)
     checks.require(_num_sources(game) == design.num_sources, f"{design.num_sources} sources", game.num_sources)
-    game_key = jax.random.fold_in(checks.typed_key(key), _GAME_STREAM)
     num_rows = design.num_submodels
-    chunk = checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
+    chunk = rows_per_call(game)
     checks.require(checks.count(start, "start", 0) < num_rows, f"start below {num_rows}", start)
     parts: list[np.ndarray] = []
     for first in range(start, num_rows, chunk):
         stop = min(first + chunk, num_rows)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(first, stop))
-        part = np.asarray(game(keys, design.masks(first, stop)))
-        width = parts[0].shape[1] if parts else "Q"
-        agrees = part.ndim == 2 and part.shape[0] == stop - first and width in ("Q", part.shape[1])
-        checks.require(agrees, f"the game to return [{stop - first}, {width}]", list(part.shape))
-        parts.append(part)
+        parts.append(call(game, key, design.masks(first, stop), first, parts[0].shape[1] if parts else None))
         progress("train", stop, num_rows)
     return np.concatenate(parts)
+
+
+def rows_per_call(game: Game) -> int:
+    """Rows that a game likes to be called with."""
+    return checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
+
+
+def call(game: Game, key: jax.Array, masks: ArrayLike, first: int, num_queries: int | None) -> np.ndarray:
+    """Call a game on the rows of a run from number `first` on; utilities `[m, Q]`, of which `Q` may be known."""
+    rows = np.arange(first, first + np.shape(masks)[0])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, _GAME_STREAM), rows)
+    utilities = np.asarray(game(keys, jax.numpy.asarray(masks)))
+    width = "Q" if num_queries is None else num_queries
+    fits = utilities.ndim == 2 and len(utilities) == rows.size and width in ("Q", utilities.shape[1])
+    checks.require(fits, f"the game to return [{rows.size}, {width}]", list(utilities.shape))
+    return utilities
 
 
 def estimate_ame(

@@ -1,6 +1,7 @@
 """`TrainingGame`: masks to utilities by training one submodel per mask."""
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxame import checks
+from jaxame.fingerprint import sum_of_arrays, sum_of_program
 from jaxame.submodels import arguments, sizes, tiles
 from jaxame.submodels.adapter import Params, as_model, in_dtype
 from jaxame.submodels.feeds import Examples
@@ -235,6 +237,34 @@ class TrainingGame:
         recipe = {name: getattr(self._recipe, name) for name in names}
         sizes = {"lowering": self.lowering, "tile": self.tile, "piece": self.piece}
         return {"feed": self.feed, **recipe, "share_init": self._share_init, "warm_start": self.warm_start, **sizes}
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What utilities depend on, by name; see `jaxame.fingerprint`."""
+        recipe, (shared_key, examples) = self._recipe, self._shared
+        key = jax.random.key(0, impl=self._impl)
+        params = jax.eval_shape(recipe.model.init, key)
+        batch = jax.ShapeDtypeStruct((recipe.step_size, *self.data.x.shape[1:]), examples.x.dtype)
+        outputs = jax.eval_shape(recipe.model.apply, params, batch)
+        labels = jax.ShapeDtypeStruct((recipe.step_size, *self.data.y.shape[1:]), examples.y.dtype)
+        state = jax.eval_shape(recipe.optimizer.init, params)
+        programs = {
+            "start": (recipe.model.init, key),
+            "model": (recipe.model.apply, params, batch),
+            "loss": (recipe.loss, outputs, labels),
+            "optimizer": (recipe.optimizer.update, params, state, params),
+            "query": (functools.partial(self.query, recipe.model.apply), params),
+        }
+        if recipe.augment is not None:
+            programs["augment"] = recipe.augment, key, batch
+        sums = {name: sum_of_program(*program) for name, program in programs.items()}
+        if examples.start is not None:
+            sums["start"] = sum_of_arrays(examples.start)
+        data = {name: sum_of_arrays(getattr(self.data, name)) for name in ("x", "y", "source")}
+        return {"kind": "jaxame.submodels.TrainingGame", "data": data, **sums} | {
+            "shared_key": sum_of_arrays(shared_key),
+            **self.about,
+        }
 
     @property
     def chunk_size(self) -> int:

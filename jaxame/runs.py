@@ -1,0 +1,430 @@
+"""Runs on disk: submodels are trained once, by any number of workers, and stay.
+
+A run is a design, a game and what the game gave for the rows that are done. The design is drawn anew wherever it is
+needed, from the key and the law in the manifest; the sums of its masks are kept. Every chunk of rows is computed by
+whoever comes first (`Run.train`) and counts once it is whole on disk (`jaxame.store`), so a worker that is killed costs
+the chunk in hand.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from os import PathLike
+from types import FrameType
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxame import checks, environment
+from jaxame.attribution import Attribution
+from jaxame.design import Design, draw_rows, sample_design
+from jaxame.estimators import Game, Options, call, estimate_ame, rows_per_call
+from jaxame.fingerprint import differences, fingerprint, sum_of_arrays
+from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
+from jaxame.store import Field, Store
+from jaxame.types import Progress, SubmodelStatus, silent, submodel_status
+
+FORMAT, VERSION = "jaxame.run", 1
+_LAWS = {law.__name__: law for law in (Beta, Grid, PointMass, TruncatedUniform)}
+_COMPARED = ("law", "key", "coding", "paired", "num_sources", "num_queries", "game", "device")
+Place = str | PathLike[str] | dict[str, Any] | Store
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class HowFar:
+    """How far a run is.
+
+    Attributes:
+      done: rows that count.
+      total: `M`.
+      rows_per_second: of one worker, from the times of the rows that are done; 0 if none is.
+      failures: number of rows by the name of their `SubmodelStatus`, other than OK.
+    """
+
+    done: int
+    total: int
+    rows_per_second: float
+    failures: dict[str, int]
+
+
+class Run:
+    """A run that was started; see `start` and `open_run`.
+
+    Args:
+      store: where it is.
+      manifest: what is run, as `start` wrote it.
+      law: the target law.
+
+    Attributes:
+      manifest: as given; JSON-serialisable.
+      law: likewise.
+    """
+
+    def __init__(self, store: Store, manifest: dict[str, Any], law: Law):
+        self.manifest, self.law, self._store = manifest, law, store
+        self._key = jax.random.wrap_key_data(jnp.array(manifest["key"], jnp.uint32), impl=manifest["impl"])
+        sizes = manifest["num_submodels"], manifest["chunk_rows"]
+        fields = {
+            "utilities": Field((manifest["num_queries"],), manifest["dtype"]),
+            "p": Field((), "float32"),
+            "status": Field((), "uint8"),
+            "seconds": Field((), "float32", checked=False),
+        }
+        store.define(fields, *sizes)
+        self._given = None if manifest["drawn"] else _given(store, self.num_sources, sizes)
+
+    @property
+    def num_submodels(self) -> int:
+        """`M`, whether done or not."""
+        return self.manifest["num_submodels"]
+
+    @property
+    def num_sources(self) -> int:
+        """`N`."""
+        return self.manifest["num_sources"]
+
+    @property
+    def place(self) -> str:
+        """Where the run is."""
+        return self._store.place
+
+    def missing(self, shard: tuple[int, int] = (0, 1)) -> dict[int, int]:
+        """Return the chunks that are not done and the rows that count in each, after a look at all that should be done.
+
+        A chunk that is damaged is reported as a warning, and counts no more.
+
+        Args:
+          shard: `(i, n)`: look at every `n`-th chunk only, from the `i`-th on.
+        """
+        committed, missing = self._store.committed(), {}
+        for chunk in range(shard[0], self._store.num_chunks, shard[1]):
+            found = committed.get(chunk, 0)
+            damage = self._store.damage(chunk, found) if found else None
+            if damage is not None:
+                log.warning("chunk %d of %s is damaged and is computed again: %s", chunk, self.place, damage)
+                self._store.drop(chunk)
+                found = 0
+            if found < self._num_rows(chunk):
+                missing[chunk] = found
+        return missing
+
+    def train(
+        self,
+        game: Game,
+        *,
+        shard: tuple[int, int] = (0, 1),
+        progress: Progress = silent,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Compute the chunks that are missing.
+
+        Args:
+          game: the same as the one that the run was started with.
+          shard: `(i, n)`: only every `n`-th chunk, from the `i`-th on, so that `n` workers share the run.
+          progress: called after every chunk with the rows that are done, of all.
+          stopped: asked before every chunk whether to stop.
+
+        Returns:
+          rows computed.
+
+        Raises:
+          ValueError: if the game is another one, naming the differences; if the masks drawn here are not those that
+            were drawn before; and if the game's tile became smaller.
+          StoreError: if something cannot be written. Chunks that are done stay.
+        """
+        checks.require(0 <= shard[0] < shard[1], "a shard (i, n) with 0 <= i < n", shard)
+        require_same(self.manifest, describe(game), self.place)
+        missing = self.missing(shard)
+        done = sum(self._store.committed().values())
+        self._check_some_masks()
+        computed = 0
+        for chunk, kept in missing.items():
+            if stopped():
+                break
+            if not self._store.has(chunk):  # no other worker was faster
+                computed += self._compute(game, chunk, kept)
+            done += self._num_rows(chunk) - kept
+            progress("train", done, self.num_submodels)
+        return computed
+
+    def design(self) -> Design:
+        """Draw the design, or read the one that was given, and check it against the chunks that are committed.
+
+        Raises:
+          ValueError: if the masks are not those that were trained on.
+        """
+        p, packed = self._draw(slice(0, self.num_submodels))
+        for chunk, number in self._store.committed().items():
+            start = chunk * self._store.chunk_rows
+            self._check_masks(chunk, packed[start : start + number])
+        key = self._key if self._given is None else None
+        options = self.manifest["coding"], self.manifest["paired"]
+        return Design(p, packed, key, self.num_sources, self.law, *options)
+
+    def utilities(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return utilities `[stop-start, Q]` of some rows; NaN where a row was never written."""
+        return self._store.read("utilities", start, self.num_submodels if stop is None else stop)
+
+    def estimate(self, *, partial: bool = False, **options: Unpack[Options]) -> Attribution:
+        """Estimate average marginal effects from what is done.
+
+        Args:
+          partial: do so from the rows that are done; otherwise all must be.
+          **options: see `jaxame.estimate_ame`.
+
+        Raises:
+          ValueError: if rows are missing, saying how many; and as `estimate_ame` does.
+        """
+        kept = np.ones(self.num_submodels, bool)
+        for chunk in self.missing():
+            kept[self._store.rows(chunk)] = False
+        needs = f"all {kept.size} rows of {self.place}: go on with the run, or take partial=True"
+        checks.require(partial or bool(kept.all()), needs, f"{kept.sum()}")
+        design = self.design()
+        design = dataclasses.replace(design, p=design.p[kept], packed=design.packed[kept])
+        return estimate_ame(design, self.utilities()[kept], about=self.manifest["game"], **options)
+
+    def how_far(self) -> HowFar:
+        """Say how far the run is, from the names of the commits, and the status and seconds of their rows."""
+        done, seconds, failures = 0, 0.0, np.zeros(len(SubmodelStatus), int)
+        for chunk, number in self._store.committed().items():
+            start = chunk * self._store.chunk_rows
+            done += number
+            seconds += float(self._store.read("seconds", start, start + number).sum(dtype=np.float64))
+            failures += np.bincount(self._store.read("status", start, start + number), minlength=failures.size)
+        named = {status.name: int(failures[status]) for status in SubmodelStatus if status != SubmodelStatus.OK}
+        return HowFar(done, self.num_submodels, done / seconds if seconds else 0.0, named)
+
+    def _num_rows(self, chunk: int) -> int:
+        rows = self._store.rows(chunk)
+        return rows.stop - rows.start
+
+    def _draw(self, rows: slice) -> tuple[Any, Any]:
+        """`p` and packed masks of some rows."""
+        if self._given is not None:
+            return self._given.read("p", rows.start, rows.stop), self._given.read("masks", rows.start, rows.stop)
+        options = {name: self.manifest[name] for name in ("num_sources", "coding", "paired")}
+        return draw_rows(self._key, self.law, rows.start, rows.stop, **options)
+
+    def _check_some_masks(self) -> None:
+        """Check the masks of one chunk: another law, key or generator would draw others there, too."""
+        for chunk, number in itertools.islice(self._store.committed().items(), 1):
+            start = chunk * self._store.chunk_rows
+            self._check_masks(chunk, self._draw(slice(start, start + number))[1])
+
+    def _check_masks(self, chunk: int, packed: Any) -> None:
+        same = self._store.sums(chunk, len(packed)).get("masks") == sum_of_arrays(packed)
+        versions = self.manifest["versions"]["jax"], environment.versions()["jax"]
+        needs = f"the masks of chunk {chunk} of {self.place} as they were drawn under jax {versions[0]}"
+        checks.require(same, needs, f"others under jax {versions[1]}")
+
+    def _compute(self, game: Game, chunk: int, kept: int) -> int:
+        """Compute, write and commit the rows of a chunk but for the first, which are `kept`; return how many."""
+        rows = self._store.rows(chunk)
+        p, packed = self._draw(rows)
+        masks = np.unpackbits(np.asarray(packed), axis=1, count=self.num_sources, bitorder="little").astype(bool)
+        begin = time.perf_counter()
+        size, num_queries = rows_per_call(game), self.manifest["num_queries"]
+        parts = [
+            call(game, self._key, masks[first : first + size], rows.start + first, num_queries)
+            for first in range(kept, len(masks), size)
+        ]
+        utilities = np.concatenate(parts).astype(self.manifest["dtype"])
+        seconds = np.full(len(utilities), (time.perf_counter() - begin) / len(utilities), np.float32)
+        _require_tile(game, self.manifest)
+        own = {"utilities": utilities, "status": submodel_status(utilities).astype(np.uint8), "seconds": seconds}
+        old = {name: self._store.read(name, rows.start, rows.start + kept) for name in own}
+        arrays = {name: np.concatenate([old[name], own[name]]) for name in own}
+        self._store.write(chunk, arrays | {"p": np.asarray(p)}, {"masks": sum_of_arrays(packed)})
+        return len(utilities)
+
+
+def start(
+    place: Place,
+    game: Game,
+    *,
+    key: jax.Array,
+    law: Law | None = None,
+    num_submodels: int | None = None,
+    coding: str = "auto",
+    paired: bool = False,
+    design: Design | None = None,
+    chunk_rows: int | None = None,
+    made_by: dict[str, Any] | None = None,
+) -> Run:
+    """Start a run, or go on with the one that is there.
+
+    A run that is there keeps its rows, and may become longer.
+
+    Args:
+      place: a folder, a URL of a bucket, a specification of a `tensorstore.KvStore`, or a `jaxame.store.Store`.
+      game: see `jaxame.ame`.
+      key: one typed key; decides everything, as in `jaxame.ame`.
+      law: inclusion law; not with `design`.
+      num_submodels: `M`, at least as many as there are; not with `design`.
+      coding: see `jaxame.design.sample_design`.
+      paired: likewise.
+      design: one from elsewhere, whose masks are then kept; `key` is the game's.
+      chunk_rows: rows that are committed together; by default as many as the game likes to be called with.
+      made_by: how to make the game again, for `jaxame resume`; JSON-serialisable.
+
+    Raises:
+      ValueError: for bad arguments, and if what is there is another run, naming the differences.
+      StoreError: if the place cannot be read or written.
+    """
+    given = design is not None
+    needs = "law and num_submodels, or else a design"
+    checks.require(given == (law is None) == (num_submodels is None), needs, f"law {law}, design given: {given}")
+    if design is None:
+        assert law is not None
+        num_submodels = checks.count(num_submodels, "num_submodels", 3 if paired else 2)
+        few = {"num_submodels": min(num_submodels, 4), "num_sources": game.num_sources}
+        drawn = sample_design(key, law, coding=coding, paired=paired, **few)
+    else:
+        drawn, num_submodels, law = design, design.num_submodels, design.law
+        checks.require(design.parent is None, "a design without parents", "a nested one")
+    first = call(game, key, drawn.masks(0, 1), 0, None)
+    size = rows_per_call(game) if chunk_rows is None else checks.count(chunk_rows, "chunk_rows")
+    store = place if isinstance(place, Store) else Store(place)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "law": law_to_json(law),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "impl": str(jax.random.key_impl(key)),
+        "drawn": not given,
+        "coding": drawn.coding,
+        "paired": drawn.paired,
+        "num_submodels": num_submodels,
+        "num_sources": drawn.num_sources,
+        "num_queries": first.shape[1],
+        "dtype": first.dtype.name,
+        "chunk_rows": size + size % 2,  # pairs are not parted
+        **describe(game),
+        "made_by": made_by,
+        "versions": environment.versions(),
+    }
+    known = store.read_manifest()
+    if known is not None:
+        _require_readable(known, store.place)
+        require_same(known, {name: manifest[name] for name in _COMPARED}, store.place)
+        enough = f"at least the {known['num_submodels']} submodels of {store.place}"
+        checks.require(num_submodels >= known["num_submodels"], enough, num_submodels)
+        manifest = known | {"num_submodels": num_submodels}
+    run = Run(store, manifest, law)
+    if manifest != known:
+        if design is not None:
+            _keep(design, store, manifest)
+        store.write_metadata()
+        store.write_manifest(manifest)
+    return run
+
+
+def open_run(place: Place, law: Law | None = None) -> Run:
+    """Open a run that was started.
+
+    Args:
+      place: where it is.
+      law: the run's, needed if it is not one of those in `jaxame.design`.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if there is something else, or a run of another version of the format, and for another law.
+    """
+    store = place if isinstance(place, Store) else Store(place)
+    manifest = store.read_manifest()
+    if manifest is None:
+        raise FileNotFoundError(f"needs a run in {store.place}; got no manifest.json there")
+    _require_readable(manifest, store.place)
+    if law is None:
+        law = law_from_json(manifest["law"])
+    require_same(manifest, {"law": law_to_json(law)}, store.place)
+    return Run(store, manifest, law)
+
+
+def law_to_json(law: Law) -> dict[str, Any]:
+    """Return a law as a JSON object; one of a user's own by its `repr`."""
+    if type(law) not in _LAWS.values():
+        return {"repr": repr(law)}
+    known: Any = law  # all of those are dataclasses
+    fields = dataclasses.asdict(known)
+    return {"name": type(law).__name__} | {name: list(x) if isinstance(x, tuple) else x for name, x in fields.items()}
+
+
+def law_from_json(saved: dict[str, Any]) -> Law:
+    """Return the law that `law_to_json` wrote.
+
+    Raises:
+      ValueError: if it is a user's own.
+    """
+    fields = dict(saved)
+    name = fields.pop("name", None)
+    checks.require(name in _LAWS, f"the law of the run as an argument, as it is none of {sorted(_LAWS)}", saved)
+    return _LAWS[name](**fields)
+
+
+def describe(game: Any) -> dict[str, Any]:
+    """Return what a manifest says of a game, and of what it runs on."""
+    return {"game": fingerprint(game), "device": environment.devices()[0]}
+
+
+def require_same(known: dict[str, Any], given: dict[str, Any], place: str) -> None:
+    """Refuse what is not as in the manifest of a run, naming every difference."""
+    found = differences({name: known.get(name) for name in given}, given)
+    text = "; ".join(found)
+    if found and known["versions"]["jax"] != environment.versions()["jax"]:
+        text += f" (the run was started under jax {known['versions']['jax']}, this is {environment.versions()['jax']})"
+    checks.require(not found, f"the same as in {place}", text)
+
+
+def _require_readable(manifest: dict[str, Any], place: str) -> None:
+    got = manifest.get("format"), manifest.get("version")
+    checks.require(got == (FORMAT, VERSION), f"a manifest of {FORMAT}, version {VERSION}, in {place}", got)
+
+
+def _require_tile(game: Any, manifest: dict[str, Any]) -> None:
+    tile, wanted = (dict(of or {}).get("tile") for of in (getattr(game, "about", None), manifest["game"]))
+    needs = f"memory for a tile of {wanted}, on which the bits of results depend"
+    checks.require(wanted is None or tile == wanted, needs, f"{tile}: start a run of a game with tile={tile}")
+
+
+def _given(store: Store, num_sources: int, sizes: tuple[int, int]) -> Store:
+    """Return the store of a design from elsewhere."""
+    below = store.below("design")
+    below.define({"p": Field((), "float32"), "masks": Field((-(-num_sources // 8),), "uint8")}, *sizes)
+    return below
+
+
+def _keep(design: Design, store: Store, manifest: dict[str, Any]) -> None:
+    """Keep the rows of a design from elsewhere."""
+    below = _given(store, design.num_sources, (manifest["num_submodels"], manifest["chunk_rows"]))
+    below.write_metadata()
+    for chunk in range(below.num_chunks):
+        rows = below.rows(chunk)
+        below.write(chunk, {"p": np.asarray(design.p[rows]), "masks": np.asarray(design.packed[rows])})
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGINT or SIGTERM came, for `Run.train`; the second one interrupts at once."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

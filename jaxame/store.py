@@ -1,0 +1,241 @@
+"""Arrays on disk that grow by chunks of rows, each committed as a whole.
+
+Below the place of a store, which is a folder or any other key-value store of tensorstore, lie
+
+    manifest.json           what the arrays are
+    <array>/                a zarr3 array, rows first, with a CRC-32C in each of its chunks
+    commits/<chunk>.<rows>  SHA-256 sums of the rows of a chunk in each array, written after them
+
+A key is written at once or not at all. A chunk counts if it has a commit that agrees with the arrays: a writer that is
+killed leaves nothing that counts, and what was damaged later does not count any more. Where two writers have the same
+chunk, the commit of the first stands.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_MANIFEST, _COMMITS = "manifest.json", "commits/"
+
+
+class StoreError(OSError):
+    """What is stored cannot be read or written; the text says what, where and why."""
+
+
+class Field(NamedTuple):
+    """An array of a store.
+
+    Attributes:
+      shape: of one row.
+      dtype: name of the type, such as "float32".
+      checked: whether two writers of a chunk write the same; if not, as with times, only zarr's sums guard it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    checked: bool = True
+
+
+class Store:
+    """A store at one place.
+
+    Args:
+      place: a folder, a URL such as `gs://bucket/run/`, or a specification of a `tensorstore.KvStore`.
+      context: of tensorstore, which places in memory are found by.
+    """
+
+    def __init__(self, place: str | PathLike[str] | dict[str, Any], context: Any = None):
+        import tensorstore  # takes half a second, which others need not wait for
+
+        self._ts = tensorstore
+        self._context = tensorstore.Context() if context is None else context
+        self.place = str(place)
+        with self._explained("open"):
+            self._keys = tensorstore.KvStore.open(_as_spec(place), context=self._context).result()
+        self._arrays: dict[str, Any] = {}
+
+    def below(self, name: str) -> "Store":
+        """Return the store in a folder of this one."""
+        return Store((self._keys / f"{name}/").spec().to_json(), self._context)
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, or None if there is none.
+
+        Raises:
+          StoreError: if it cannot be read.
+        """
+        with self._explained(f"read {_MANIFEST}"):
+            found = self._keys.read(_MANIFEST).result()
+            if found.state == "missing":
+                return None
+            manifest = json.loads(found.value)
+        if not isinstance(manifest, dict):
+            raise StoreError(f"cannot read {_MANIFEST} in {self.place}: it is not a JSON object")
+        return manifest
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest, in place of one that is there."""
+        text = json.dumps(manifest, indent=2) + "\n"
+        with self._explained(f"write {_MANIFEST}"):
+            self._keys.write(_MANIFEST, text.encode()).result()
+
+    def define(self, fields: Mapping[str, Field], num_rows: int, chunk_rows: int) -> None:
+        """Say what the arrays are, which `write` and `read` then use.
+
+        Their shape and type are taken from here, so that a damaged `zarr.json` loses nothing.
+
+        Args:
+          fields: by name.
+          num_rows: `M`; may be more than it was.
+          chunk_rows: rows of a chunk; the last may have fewer.
+        """
+        self.fields, self.num_rows, self.chunk_rows = dict(fields), num_rows, chunk_rows
+        with self._explained("open the arrays"):
+            for name, field in fields.items():
+                spec = {
+                    "driver": "zarr3",
+                    "kvstore": (self._keys / f"{name}/").spec().to_json(),
+                    "metadata": _metadata(field, num_rows, chunk_rows),
+                }
+                self._arrays[name] = self._ts.open(
+                    spec, open=True, assume_metadata=True, context=self._context
+                ).result()
+
+    def write_metadata(self) -> None:
+        """Write the `zarr.json` of every array, for other readers of zarr."""
+        with self._explained("write zarr.json"):
+            for name, field in self.fields.items():
+                text = json.dumps(_metadata(field, self.num_rows, self.chunk_rows))
+                self._keys.write(f"{name}/zarr.json", text.encode()).result()
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of all rows."""
+        return -(-self.num_rows // self.chunk_rows)
+
+    def rows(self, chunk: int) -> slice:
+        """Which rows are in a chunk."""
+        return slice(chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.num_rows))
+
+    def write(self, chunk: int, arrays: Mapping[str, np.ndarray], sums: Mapping[str, str] | None = None) -> bool:
+        """Write and commit the rows of a chunk; return whether this commit, and not another's, stands.
+
+        Args:
+          chunk: number of the chunk.
+          arrays: for every field its rows `[rows of the chunk, ...]`.
+          sums: of what is not kept, to be committed with it.
+
+        Raises:
+          StoreError: if it cannot be written; the chunk then does not count.
+        """
+        rows = self.rows(chunk)
+        own = {name: _sum_of(arrays[name]) for name, field in self.fields.items() if field.checked}
+        with self._explained(f"write chunk {chunk}"):
+            for written in [self._arrays[name][rows].write(arrays[name]) for name in self.fields]:
+                written.result()
+            key = _commit_of(chunk, rows.stop - rows.start)
+            missing = self._keys.read(key).result()
+            if missing.state != "missing":
+                return False
+            text = json.dumps({"sha256": own | dict(sums or {})}).encode()
+            stamp = self._keys.write(key, text, if_equal=missing.stamp.generation).result()
+        return bool(stamp.generation)
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Return rows `start` to `stop` of an array, whether committed or not; rows never written are NaN or 0."""
+        with self._explained(f"read rows {start} to {stop} of {name}"):
+            return np.asarray(self._arrays[name][start:stop].read().result())
+
+    def committed(self) -> dict[int, int]:
+        """Return how many rows of every committed chunk are, from the names of the commits alone."""
+        with self._explained("list the commits"):
+            keys = self._keys.list(self._ts.KvStore.KeyRange(_COMMITS, _COMMITS[:-1] + "0")).result()
+        found: dict[int, int] = {}
+        for key in sorted(keys):
+            chunk, _, rows = key.decode().removeprefix(_COMMITS).partition(".")
+            if chunk.isdigit() and rows.isdigit():  # others' files do not disturb
+                found[int(chunk)] = max(found.get(int(chunk), 0), int(rows))
+        return found
+
+    def has(self, chunk: int) -> bool:
+        """Whether all rows of a chunk are committed."""
+        rows = self.rows(chunk)
+        with self._explained(f"read the commit of chunk {chunk}"):
+            return self._keys.read(_commit_of(chunk, rows.stop - rows.start)).result().state != "missing"
+
+    def sums(self, chunk: int, num_rows: int) -> dict[str, str]:
+        """Return the sums that a chunk was committed with."""
+        with self._explained(f"read the commit of chunk {chunk}"):
+            commit = json.loads(self._keys.read(_commit_of(chunk, num_rows)).result().value)
+            if not isinstance(commit, dict) or not isinstance(commit.get("sha256"), dict):
+                raise ValueError("it holds no sums")
+            return commit["sha256"]
+
+    def damage(self, chunk: int, num_rows: int) -> str | None:
+        """Say why the first rows of a committed chunk do not count, or return None if they do."""
+        start = chunk * self.chunk_rows
+        try:
+            sums = self.sums(chunk, num_rows)
+            for name, field in self.fields.items():
+                rows = self.read(name, start, start + num_rows)
+                if field.checked and sums.get(name) != _sum_of(rows):
+                    return f"the rows of {name} are not those that were committed"
+                if not field.checked and np.isnan(rows).any():
+                    return f"rows of {name} are missing"
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def drop(self, chunk: int) -> None:
+        """Remove a chunk: first its commits, then its rows, whose rest a later writer would have to read."""
+        with self._explained(f"remove chunk {chunk}"):
+            first = f"{_COMMITS}{chunk:08d}."
+            self._keys.delete_range(self._ts.KvStore.KeyRange(first, first[:-1] + "/")).result()
+            for name, field in self.fields.items():
+                self._keys.write("/".join([name, "c", str(chunk), *("0" for _ in field.shape)]), None).result()
+
+    @contextlib.contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        """Turn what tensorstore raises into an error that says what could not be done where."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"cannot {action} in {self.place}: {error}") from error
+
+
+def _commit_of(chunk: int, num_rows: int) -> str:
+    return f"{_COMMITS}{chunk:08d}.{num_rows}"
+
+
+def _as_spec(place: str | PathLike[str] | dict[str, Any]) -> dict[str, Any] | str:
+    if isinstance(place, dict):
+        return place
+    text = fspath(place)
+    if "://" in text:
+        return text if text.endswith("/") else f"{text}/"
+    return {"driver": "file", "path": f"{Path(text).resolve()}/"}
+
+
+def _metadata(field: Field, num_rows: int, chunk_rows: int) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [num_rows, *field.shape],
+        "data_type": field.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *field.shape]}},
+        "chunk_key_encoding": {"name": "default"},
+        "fill_value": "NaN" if np.issubdtype(np.dtype(field.dtype), np.floating) else 0,
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+    }
+
+
+def _sum_of(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
