@@ -1,30 +1,90 @@
-"""The command line: `jaxame demo`."""
+"""The command line: `jaxame demo`, and the commands on a run (`jaxame.commands`)."""
 
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import tyro
 from rich.console import Console
 
-from jaxame import demo
+from jaxame import commands, demo
 from jaxame.attribution import AttributionError
+
+_DESCRIPTION = """Measure the effect of training data on predictions.
+
+A run is a folder; it is started, stopped and gone on with at will:
+
+    jaxame run runs/mine --game mygame:make --set width=64 --num-submodels 5000
+    jaxame status runs/mine
+    jaxame resume runs/mine
+    jaxame attribute runs/mine --fdr 0.1 --out runs/mine.npz
+    jaxame export runs/mine.npz runs/mine.parquet
+
+Exit status: 0 done, 1 an error, 2 a command that is not understood, 3 stopped before the end. `--debug` shows where an
+error came from.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command that `argv` (by default the program's arguments) names; exits with 1 or 2 when it cannot."""
+    """Run the command that `argv` (by default the program's arguments) names; see the description for exit codes."""
     given = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
     defaults = demo_defaults(given)
     app = tyro.extras.SubcommandApp()
 
     @app.command(name="demo")
     def _(settings: tyro.conf.OmitArgPrefixes[demo.Settings] = defaults) -> None:
         """Find the poisoned digits behind a model's wrong predictions; writes a table, arrays and a figure."""
-        run_demo(settings)
+        _run_demo(settings)
 
-    app.cli(args=given, prog="jaxame", description="Measure the effect of training data on predictions.")
+    @app.command(name="run")
+    def _(settings: tyro.conf.OmitArgPrefixes[commands.RunSettings]) -> None:
+        """Train submodels into a folder; what is there already is kept."""
+        commands.run(settings)
+
+    @app.command(name="resume")
+    def _(settings: tyro.conf.OmitArgPrefixes[commands.ResumeSettings]) -> None:
+        """Go on with a run that was stopped or killed."""
+        commands.resume(settings)
+
+    @app.command(name="status")
+    def _(settings: tyro.conf.OmitArgPrefixes[commands.StatusSettings]) -> None:
+        """Say how many submodels are done, how fast, how long it will take, and what failed."""
+        commands.status(settings)
+
+    @app.command(name="attribute")
+    def _(settings: tyro.conf.OmitArgPrefixes[commands.AttributeSettings]) -> None:
+        """Estimate the effects of all sources from a run, and select among them."""
+        commands.attribute(settings)
+
+    @app.command(name="export")
+    def _(settings: tyro.conf.OmitArgPrefixes[commands.ExportSettings]) -> None:
+        """Write a run or a result as a table for other programs."""
+        commands.export(settings)
+
+    command = next((argument for argument in given if not argument.startswith("-")), "")
+    with_errors_in_a_line(
+        f"jaxame {command}", debug, lambda: app.cli(args=given, prog="jaxame", description=_DESCRIPTION)
+    )
+
+
+def with_errors_in_a_line(name: str, debug: bool, work: Callable[[], None]) -> None:
+    """Do `work` as a program: on all cores, with log lines where there is no terminal, and errors in one line."""
+    use_all_cores()
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("jaxame").setLevel(logging.WARNING if Console().is_terminal else logging.INFO)
+    try:
+        work()
+    except commands.StoppedEarlyError as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        sys.exit(commands.STOPPED)
+    except (ValueError, OSError, AttributionError) as error:
+        if debug:
+            raise
+        sys.exit(f"{name}: {error}")
 
 
 def demo_defaults(given: Sequence[str]) -> demo.Settings:
@@ -33,15 +93,12 @@ def demo_defaults(given: Sequence[str]) -> demo.Settings:
 
 
 def run_demo(settings: demo.Settings) -> None:
-    """Run the demo as a program: on all cores, with log lines where there is no terminal, with an exit status."""
-    use_all_cores()
-    console = Console()
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("jaxame").setLevel(logging.WARNING if console.is_terminal else logging.INFO)
-    try:
-        summary = demo.run(settings, console)
-    except (ValueError, OSError, AttributionError) as error:
-        sys.exit(f"jaxame demo: {error}")
+    """Run the demo as a program, with an exit status."""
+    with_errors_in_a_line("jaxame demo", False, lambda: _run_demo(settings))
+
+
+def _run_demo(settings: demo.Settings) -> None:
+    summary = demo.run(settings, Console())
     if settings.smoke and not demo.makes_sense(summary):
         sys.exit("jaxame demo --smoke: the answer does not make sense; see the table above")
 

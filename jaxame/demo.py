@@ -167,6 +167,13 @@ def make_game(settings: Settings, attacked: Attack, shared_key: jax.Array, **cha
     return TrainingGame(**arguments | changes)
 
 
+def game(**changes: Any) -> TrainingGame:
+    """Return the demo's game, for `jaxame run --game demo`; `changes` are `Settings` by name."""
+    settings = dataclasses.replace(Settings(), **changes)
+    data_key, shared_key, *_ = jax.random.split(jax.random.key(settings.seed), 4)
+    return make_game(settings, attack(settings, data_key), shared_key)
+
+
 def full_model(game: TrainingGame, attacked: Attack, key: jax.Array) -> dict[str, float]:
     """Train on everything; return how often the attack succeeds and how accurate the model is on clean images."""
     params = game.train(key, np.ones(game.num_sources, bool))

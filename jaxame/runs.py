@@ -172,11 +172,14 @@ class Run:
         """Return utilities `[stop-start, Q]` of some rows; NaN where a row was never written."""
         return self._store.read("utilities", start, self.num_submodels if stop is None else stop)
 
-    def estimate(self, *, partial: bool = False, **options: Unpack[Options]) -> Attribution:
+    def estimate(
+        self, *, partial: bool = False, progress: Progress = silent, **options: Unpack[Options]
+    ) -> Attribution:
         """Estimate average marginal effects from what is done.
 
         Args:
           partial: do so from the rows that are done; otherwise all must be.
+          progress: called as each stage moves on.
           **options: see `jaxame.estimate_ame`.
 
         Raises:
@@ -189,7 +192,8 @@ class Run:
         checks.require(partial or bool(kept.all()), needs, f"{kept.sum()}")
         design = self.design()
         design = dataclasses.replace(design, p=design.p[kept], packed=design.packed[kept])
-        return estimate_ame(design, self.utilities()[kept], about=self.manifest["game"], **options)
+        about = self.manifest["game"]
+        return estimate_ame(design, self.utilities()[kept], about=about, progress=progress, **options)
 
     def how_far(self) -> HowFar:
         """Say how far the run is, from the names of the commits, and the status and seconds of their rows."""
@@ -201,6 +205,20 @@ class Run:
             failures += np.bincount(self._store.read("status", start, start + number), minlength=failures.size)
         named = {status.name: int(failures[status]) for status in SubmodelStatus if status != SubmodelStatus.OK}
         return HowFar(done, self.num_submodels, done / seconds if seconds else 0.0, named)
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Return a table of the rows that are done, by column: submodel, p, status, seconds and utilities by query."""
+        chunks = sorted(self._store.committed().items())
+        starts = [(chunk * self._store.chunk_rows, number) for chunk, number in chunks]
+
+        def column(name: str) -> np.ndarray:
+            parts = [self._store.read(name, start, start + number) for start, number in starts]
+            return np.concatenate([self._store.read(name, 0, 0), *parts])
+
+        own = {name: column(name) for name in ("p", "status", "seconds")}
+        own["status"] = np.array([SubmodelStatus(code).name for code in own["status"]], str)
+        number = np.concatenate([np.zeros(0, int), *(np.arange(start, start + count) for start, count in starts)])
+        return {"submodel": number} | own | {f"utility_{q}": u for q, u in enumerate(column("utilities").T)}
 
     def _num_rows(self, chunk: int) -> int:
         rows = self._store.rows(chunk)

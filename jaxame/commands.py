@@ -1,0 +1,282 @@
+"""The commands on a run: start or go on with it, say how far it is, estimate, export."""
+
+import dataclasses
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from jaxame import checks, runs
+from jaxame.attribution import Attribution
+from jaxame.console import StageProgress
+from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
+
+GAMES = {"demo": "jaxame.demo:game"}
+"""Games by name, besides those of a user's own."""
+STOPPED = 3
+"""Exit status of a run that was stopped before its end."""
+_LAWS: dict[str, Callable[..., Law]] = {
+    "grid": lambda *points: Grid(points),
+    "uniform": TruncatedUniform,
+    "beta": Beta,
+    "point": PointMass,
+}
+Place = Annotated[str, tyro.conf.Positional]
+
+
+class StoppedEarlyError(Exception):
+    """A run was stopped before its end; the text says how to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What to run; a run that is there goes on."""
+
+    place: Place
+    """Folder of the run, or URL of a bucket."""
+    game: str
+    """`package.module:factory`, a function that returns the game; or "demo"."""
+    num_submodels: int
+    """Submodels to train; more than before extends the run."""
+    set: tuple[str, ...] = ()
+    """Arguments of the factory, each `name=value`; a value that is JSON is read as such."""
+    law: str = "grid:0.2,0.4,0.6,0.8"
+    """Inclusion law: `grid:p,p,...`, `uniform:eps`, `beta:a,b`, `beta:a,b,eps` or `point:p`."""
+    seed: int = 0
+    """Decides everything that the factory does not."""
+    paired: bool = False
+    """Antithetic pairs of subsets."""
+    chunk_rows: int | None = None
+    """Submodels that are committed together; by default what takes about a second."""
+    shard: str = "0/1"
+    """`i/n`: train every n-th chunk only, from the i-th on, so that n processes share the run."""
+    quiet: bool = False
+    """No progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeSettings:
+    """A run to go on with, made as it was."""
+
+    place: Place
+    """Folder of the run, or URL of a bucket."""
+    shard: str = "0/1"
+    """`i/n`: train every n-th chunk only, from the i-th on."""
+    quiet: bool = False
+    """No progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StatusSettings:
+    """A run to look at."""
+
+    place: Place
+    """Folder of the run, or URL of a bucket."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributeSettings:
+    """What to estimate from a run."""
+
+    place: Place
+    """Folder of the run, or URL of a bucket."""
+    fdr: float = 0.1
+    """False discovery rate of the selection."""
+    alternative: str = "two-sided"
+    """Which sources to select: "greater", those that raise the query, "less" or "two-sided"."""
+    copies: int = 4
+    """Knockoff copies."""
+    partial: bool = False
+    """Estimate from the submodels that are done, if not all are."""
+    out: Path | None = None
+    """File for the whole result, `.npz`; `jaxame.load` reads it."""
+    quiet: bool = False
+    """No progress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings:
+    """What to write for other programs."""
+
+    place: Place
+    """Folder of the run, or URL of a bucket; or a file that `jaxame attribute --out` wrote."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """File to write, `.parquet` or `.csv`: a row per submodel of a run, or per query and source of a result."""
+
+
+def run(settings: RunSettings) -> None:
+    """Start a run or go on with it."""
+    game, made_by = make_game(settings.game, settings.set)
+    law, key = parse_law(settings.law), jax.random.key(settings.seed)
+    shard = parse_shard(settings.shard)
+    started = runs.start(
+        settings.place,
+        game,
+        key=key,
+        law=law,
+        num_submodels=settings.num_submodels,
+        paired=settings.paired,
+        chunk_rows=settings.chunk_rows,
+        made_by=made_by,
+    )
+    _train(started, game, shard, settings.quiet)
+
+
+def resume(settings: ResumeSettings) -> None:
+    """Go on with a run, with the game that it was started with."""
+    opened = runs.open_run(settings.place)
+    made_by = opened.manifest["made_by"]
+    checks.require(made_by is not None, "a run that `jaxame run` started; use jaxame.runs from Python", opened.place)
+    arguments = [f"{name}={json.dumps(value)}" for name, value in made_by["settings"].items()]
+    game, _ = make_game(made_by["factory"], arguments)
+    _train(opened, game, parse_shard(settings.shard), settings.quiet)
+
+
+def status(settings: StatusSettings) -> None:
+    """Say how far a run is."""
+    opened = runs.open_run(settings.place)
+    how_far = opened.how_far()
+    left = (how_far.total - how_far.done) / how_far.rows_per_second if how_far.rows_per_second else None
+    if settings.json:
+        print(json.dumps(dataclasses.asdict(how_far) | {"seconds_left": left}))
+        return
+    text = f"{how_far.done:,} of {how_far.total:,} submodels ({how_far.done / how_far.total:.0%})"
+    text += f", {how_far.rows_per_second:,.3g} a second and worker" if how_far.done else ""
+    if left:
+        text += f"; {_duration(left)} left for one worker"
+    failed = [f"{count:,} {name}" for name, count in how_far.failures.items() if count]
+    print(f"{text}. Failures: {', '.join(failed) or 'none'}.")
+
+
+def attribute(settings: AttributeSettings) -> None:
+    """Estimate and select from a run, and print what was selected."""
+    checks.probability(settings.fdr, "fdr")
+    opened, console = runs.open_run(settings.place), Console()
+    with _progress(console, settings.quiet) as progress:
+        result = opened.estimate(partial=settings.partial, copies=settings.copies, progress=progress)
+    console.print(_table(result, settings))
+    if settings.out is not None:
+        settings.out.parent.mkdir(parents=True, exist_ok=True)
+        result.save(settings.out)
+        console.print(f"Written to {settings.out}.", soft_wrap=True)
+    result.check()
+
+
+def export(settings: ExportSettings) -> None:
+    """Write a table for other programs."""
+    import pandas as pd
+
+    write = {".parquet": "to_parquet", ".csv": "to_csv"}.get(settings.out.suffix)
+    checks.require(write is not None, "a file that ends in .parquet or .csv", settings.out)
+    if settings.place.endswith(".npz"):
+        from jaxame.attribution import load
+
+        frame = load(settings.place).to_dataframe()
+    else:
+        frame = pd.DataFrame(runs.open_run(settings.place).rows())
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    getattr(frame, str(write))(settings.out, index=False)
+    print(f"{len(frame):,} rows written to {settings.out}.")
+
+
+def make_game(factory: str, arguments: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """Make a game, and say how to make it again.
+
+    Args:
+      factory: `package.module:function`, or a name in `GAMES`; the working directory is searched too.
+      arguments: `name=value`, by keyword.
+
+    Raises:
+      ValueError: if there is no such function, or it takes no such arguments.
+    """
+    module, _, name = GAMES.get(factory, factory).partition(":")
+    checks.require(bool(module and name), f"package.module:factory or one of {sorted(GAMES)}", factory)
+    settings = dict(map(_parse_argument, arguments))
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"needs a function {name} in a module {module}; got {error}") from error
+    try:
+        return function(**settings), {"factory": factory, "settings": settings}
+    except TypeError as error:
+        raise ValueError(f"needs arguments that {factory} takes; got {error}") from error
+
+
+def parse_law(text: str) -> Law:
+    """Return the law that a text such as `uniform:0.01` names.
+
+    Raises:
+      ValueError: if it names none.
+    """
+    name, _, values = text.partition(":")
+    needs = f"a law such as grid:0.2,0.4 (one of {', '.join(_LAWS)})"
+    checks.require(name in _LAWS, needs, text)
+    try:
+        return _LAWS[name](*(float(value) for value in values.split(",")))
+    except TypeError as error:
+        raise ValueError(f"needs {needs}; got {text}: {error}") from error
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return `(i, n)` from `i/n`."""
+    number, _, of = text.partition("/")
+    checks.require(number.isdigit() and of.isdigit() and int(number) < int(of), "a shard i/n with 0 <= i < n", text)
+    return int(number), int(of)
+
+
+def _parse_argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    checks.require(bool(name and equals), "arguments as name=value", text)
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _progress(console: Console, quiet: bool) -> StageProgress:
+    logging.getLogger("jaxame").setLevel(logging.WARNING if quiet or console.is_terminal else logging.INFO)
+    return StageProgress(Console(quiet=True) if quiet else console)
+
+
+def _train(run: runs.Run, game: Any, shard: tuple[int, int], quiet: bool) -> None:
+    with runs.stop_on_signals() as stopped, _progress(Console(), quiet) as progress:
+        run.train(game, shard=shard, progress=progress, stopped=stopped)
+        was_stopped = stopped()
+    how_far = run.how_far()
+    text = f"{how_far.done:,} of {how_far.total:,} submodels are in {run.place}"
+    if was_stopped and how_far.done < how_far.total:
+        again = "jaxame resume" if run.manifest["made_by"] else "runs.open_run"
+        raise StoppedEarlyError(f"stopped; {text}. To go on: {again} {run.place}")
+    print(f"{text}.", flush=True)
+
+
+def _table(result: Attribution, settings: AttributeSettings) -> Table:
+    title = f"Sources selected at a false discovery rate of {settings.fdr:g}, and their average marginal effects"
+    table = Table(title=title, title_justify="left")
+    for name in ("query", "selected", "sources"):
+        table.add_column(name, justify="left" if name == "sources" else "right")
+    for q in range(result.num_queries):
+        selection = result.select(settings.fdr, q, alternative=settings.alternative)
+        order = selection.indices[np.argsort(-np.abs(result.values[q, selection.indices]))]
+        text = "  ".join(f"{i} ({result.values[q, i]:+.3g})" for i in order) or selection.reason
+        table.add_row(str(q), str(order.size), text)
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,143 @@
+"""The commands on a run, as a user types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxame
+from jaxame import cli, commands, runs
+from jaxame.design import Beta, Grid, PointMass, TruncatedUniform
+
+M, GAME = 200, "run_games:threshold"
+
+
+@pytest.fixture(autouse=True)
+def _program(monkeypatch):
+    """The devices of this process are already chosen; tables are wide enough for their lines."""
+    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+def command(*words):
+    cli.main([str(word) for word in words])
+
+
+def start(place, *more):
+    command("run", place, "--game", GAME, "--num-submodels", M, *more)
+
+
+def test_a_run_from_start_to_table(tmp_path, capsys):
+    place = tmp_path / "run"
+    start(place, "--quiet", "--law", "grid:0.3,0.6", "--seed", 5)
+    assert capsys.readouterr().out == f"200 of 200 submodels are in {place}.\n"
+    found = runs.open_run(place)
+    assert found.law == Grid((0.3, 0.6))
+    key = jax.random.key(5)
+    wanted = jaxame.ame(commands.make_game(GAME, ())[0], key=key, num_submodels=M, law=Grid((0.3, 0.6)))
+    command("status", place)
+    assert "200 of 200 submodels (100%)" in capsys.readouterr().out
+    command("status", place, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["done"], told["total"], told["seconds_left"]) == (M, M, 0)
+    out = tmp_path / "made" / "result.npz"
+    command("attribute", place, "--fdr", 0.2, "--alternative", "greater", "--out", out, "--quiet")
+    text = capsys.readouterr().out
+    np.testing.assert_array_equal(jaxame.load(out).values, wanted.values)
+    for source in wanted.select(0.2, alternative="greater").indices:
+        assert f"{source} ({wanted.values[0, source]:+.3g})" in text
+    command("export", place, tmp_path / "run.parquet")
+    frame = pd.read_parquet(tmp_path / "run.parquet")
+    np.testing.assert_array_equal(frame["utility_0"], found.utilities()[:, 0])
+    np.testing.assert_array_equal(frame["submodel"], np.arange(M))
+    assert (frame["status"] == "OK").all()
+    command("export", out, tmp_path / "result.csv")
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "result.csv")["value"], wanted.values[0])
+
+
+def test_runs_go_on_and_grow(tmp_path, capsys):
+    command("run", tmp_path, "--game", GAME, "--num-submodels", 100, "--shard", "1/2", "--set", "num_sources=20")
+    assert runs.open_run(tmp_path).how_far().done == 48
+    command("resume", tmp_path)
+    assert runs.open_run(tmp_path).how_far().done == 100
+    start(tmp_path, "--set", "num_sources=20")
+    assert runs.open_run(tmp_path).how_far().done == M
+    assert "200 of 200" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "num_sources=13"), "num_sources: 12 in the run, 13 here"),
+        (("--set", "color=red"), "needs arguments that run_games:threshold takes"),
+        (("--set", "color"), "needs arguments as name=value"),
+        (("--law", "cauchy:1"), "needs a law such as grid:0.2,0.4"),
+        (("--law", "beta:1"), "needs a law such as grid:0.2,0.4"),
+        (("--law", "point:x"), "could not convert"),
+        (("--shard", "2/2"), "needs a shard i/n"),
+        (("--game", "run_games:nothing"), "needs a function nothing in a module run_games"),
+        (("--game", "no.such:game"), "needs a function game in a module no.such"),
+        (("--game", "run_games"), "needs package.module:factory or one of"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_1(tmp_path, words, message):
+    start(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        start(tmp_path, *words)
+    text = str(caught.value.code)
+    assert text.startswith("jaxame run: ")
+    assert message in text
+    assert "\n" not in text
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path):
+    for words in (("status", tmp_path / "none"), ("resume", tmp_path / "none"), ("export", tmp_path, "a.xls")):
+        with pytest.raises(SystemExit) as caught:
+            command(*words)
+        assert str(caught.value.code).startswith(f"jaxame {words[0]}: needs ")
+    with pytest.raises(FileNotFoundError):
+        command("status", tmp_path / "none", "--debug")
+
+
+def test_a_run_from_python_is_resumed_from_python(tmp_path):
+    game = commands.make_game(GAME, ())[0]
+    runs.start(tmp_path, game, key=jax.random.key(0), law=PointMass(0.5), num_submodels=9)
+    with pytest.raises(SystemExit, match=r"use jaxame\.runs from Python"):
+        command("resume", tmp_path)
+
+
+def test_laws_by_name():
+    known = {"grid:0.2,0.4": Grid((0.2, 0.4)), "uniform:0.01": TruncatedUniform(0.01), "beta:2,3": Beta(2, 3)}
+    known |= {"beta:2,3,0.1": Beta(2, 3, 0.1), "point:0.5": PointMass(0.5)}
+    assert {text: commands.parse_law(text) for text in known} == known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_process_that_is_stopped_says_how_to_go_on(tmp_path, kind):
+    program = [sys.executable, "-m", "jaxame"]
+    words = ["run", str(tmp_path / "run"), "--game", GAME, "--num-submodels", str(M), "--set", "seconds=0.3"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen([*program, *words], env=environment, stderr=subprocess.PIPE, text=True)
+    while len(list((tmp_path / "run").glob("commits/*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(kind)
+    text = process.communicate()[1]
+    if kind != signal.SIGKILL:
+        assert process.returncode == commands.STOPPED
+        assert f"To go on: jaxame resume {tmp_path}/run" in text
+    found = runs.open_run(tmp_path / "run")
+    done = found.how_far().done
+    assert 2 * 16 <= done < M
+    assert found.train(commands.make_game(GAME, ())[0]) == M - done
+    game = commands.make_game(GAME, ())[0]
+    np.testing.assert_array_equal(found.utilities(), np.asarray(game(None, found.design().masks())))
