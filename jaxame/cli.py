@@ -20,6 +20,7 @@ A run is a folder; it is started, stopped and gone on with at will:
     jaxame status runs/mine
     jaxame resume runs/mine
     jaxame attribute runs/mine --fdr 0.1 --out runs/mine.npz
+    jaxame query runs/mine --query mygame:other_query
     jaxame export runs/mine.npz runs/mine.parquet
 
 Exit status: 0 done, 1 an error, 2 a command that is not understood, 3 stopped before the end. `--debug` shows where an
@@ -59,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     def _(settings: tyro.conf.OmitArgPrefixes[commands.AttributeSettings]) -> None:
         """Estimate the effects of all sources from a run, and select among them."""
         commands.attribute(settings)
+
+    @app.command(name="query")
+    def _(settings: tyro.conf.OmitArgPrefixes[commands.QuerySettings]) -> None:
+        """Do as `attribute` does for another query, from what a game with `keep=` left behind, without training."""
+        commands.query(settings)
 
     @app.command(name="export")
     def _(settings: tyro.conf.OmitArgPrefixes[commands.ExportSettings]) -> None:

@@ -106,6 +106,16 @@ class AttributeSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class QuerySettings(AttributeSettings):
+    """Another query, to be answered from what the submodels of a run left behind."""
+
+    query: str = ""
+    """`package.module:factory`, a function that returns a query."""
+    set: tuple[str, ...] = ()
+    """Arguments of the factory, each `name=value`; a value that is JSON is read as such."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportSettings:
     """What to write for other programs."""
 
@@ -117,7 +127,7 @@ class ExportSettings:
 
 def run(settings: RunSettings) -> None:
     """Start a run or go on with it."""
-    game, made_by = make_game(settings.game, settings.set)
+    game, made_by = make(settings.game, settings.set)
     law, key = parse_law(settings.law), jax.random.key(settings.seed)
     shard = parse_shard(settings.shard)
     started = runs.start(
@@ -136,11 +146,7 @@ def run(settings: RunSettings) -> None:
 def resume(settings: ResumeSettings) -> None:
     """Go on with a run, with the game that it was started with."""
     opened = runs.open_run(settings.place)
-    made_by = opened.manifest["made_by"]
-    checks.require(made_by is not None, "a run that `jaxame run` started; use jaxame.runs from Python", opened.place)
-    arguments = [f"{name}={json.dumps(value)}" for name, value in made_by["settings"].items()]
-    game, _ = make_game(made_by["factory"], arguments)
-    _train(opened, game, parse_shard(settings.shard), settings.quiet)
+    _train(opened, _game_of(opened), parse_shard(settings.shard), settings.quiet)
 
 
 def status(settings: StatusSettings) -> None:
@@ -162,9 +168,21 @@ def status(settings: StatusSettings) -> None:
 def attribute(settings: AttributeSettings) -> None:
     """Estimate and select from a run, and print what was selected."""
     checks.probability(settings.fdr, "fdr")
-    opened, console = runs.open_run(settings.place), Console()
+    _attribute(settings, runs.open_run(settings.place), None)
+
+
+def query(settings: QuerySettings) -> None:
+    """Estimate and select for another query, without training."""
+    checks.probability(settings.fdr, "fdr")
+    asked, _ = make(settings.query, settings.set)
+    opened = runs.open_run(settings.place)
+    _attribute(settings, opened, opened.ask(asked, _game_of(opened)))
+
+
+def _attribute(settings: AttributeSettings, opened: runs.Run, utilities: np.ndarray | None) -> None:
+    console = Console()
     with _progress(console, settings.quiet) as progress:
-        result = opened.estimate(partial=settings.partial, copies=settings.copies, progress=progress)
+        result = opened.estimate(utilities, partial=settings.partial, copies=settings.copies, progress=progress)
     console.print(_table(result, settings))
     if settings.out is not None:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
@@ -190,8 +208,16 @@ def export(settings: ExportSettings) -> None:
     print(f"{len(frame):,} rows written to {settings.out}.")
 
 
-def make_game(factory: str, arguments: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """Make a game, and say how to make it again.
+def _game_of(run: runs.Run) -> Any:
+    """Make the game of a run again."""
+    made_by = run.manifest["made_by"]
+    checks.require(made_by is not None, "a run that `jaxame run` started; use jaxame.runs from Python", run.place)
+    arguments = [f"{name}={json.dumps(value)}" for name, value in made_by["settings"].items()]
+    return make(made_by["factory"], arguments)[0]
+
+
+def make(factory: str, arguments: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """Make a game or a query, and say how to make it again.
 
     Args:
       factory: `package.module:function`, or a name in `GAMES`; the working directory is searched too.

@@ -184,13 +184,18 @@ def rows_per_call(game: Game) -> int:
 
 def call(game: Game, key: jax.Array, masks: ArrayLike, first: int, num_queries: int | None) -> np.ndarray:
     """Call a game on the rows of a run from number `first` on; utilities `[m, Q]`, of which `Q` may be known."""
-    rows = np.arange(first, first + np.shape(masks)[0])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, _GAME_STREAM), rows)
-    utilities = np.asarray(game(keys, jax.numpy.asarray(masks)))
+    number = np.shape(masks)[0]
+    utilities = np.asarray(game(game_keys(key, first, number), jax.numpy.asarray(masks)))
     width = "Q" if num_queries is None else num_queries
-    fits = utilities.ndim == 2 and len(utilities) == rows.size and width in ("Q", utilities.shape[1])
-    checks.require(fits, f"the game to return [{rows.size}, {width}]", list(utilities.shape))
+    fits = utilities.ndim == 2 and len(utilities) == number and width in ("Q", utilities.shape[1])
+    checks.require(fits, f"the game to return [{number}, {width}]", list(utilities.shape))
     return utilities
+
+
+def game_keys(key: jax.Array, first: int, number: int) -> jax.Array:
+    """Return the keys that a game gets for rows of a run from number `first` on, `[number]`."""
+    game_key = jax.random.fold_in(key, _GAME_STREAM)
+    return jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(first, first + number))
 
 
 def estimate_ame(

@@ -24,8 +24,9 @@ import numpy as np
 from jaxame import checks, environment
 from jaxame.attribution import Attribution
 from jaxame.design import Design, draw_rows, sample_design
-from jaxame.estimators import Game, Options, call, estimate_ame, rows_per_call
+from jaxame.estimators import Game, Options, call, estimate_ame, game_keys, rows_per_call
 from jaxame.fingerprint import differences, fingerprint, sum_of_arrays
+from jaxame.kept import answer
 from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
 from jaxame.store import Field, Store
 from jaxame.types import Progress, SubmodelStatus, silent, submodel_status
@@ -77,6 +78,7 @@ class Run:
             "status": Field((), "uint8"),
             "seconds": Field((), "float32", checked=False),
         }
+        fields |= {name: Field(tuple(shape), "float32") for name, shape in manifest["kept"].items()}
         store.define(fields, *sizes)
         self._given = None if manifest["drawn"] else _given(store, self.num_sources, sizes)
 
@@ -173,11 +175,17 @@ class Run:
         return self._store.read("utilities", start, self.num_submodels if stop is None else stop)
 
     def estimate(
-        self, *, partial: bool = False, progress: Progress = silent, **options: Unpack[Options]
+        self,
+        utilities: np.ndarray | None = None,
+        *,
+        partial: bool = False,
+        progress: Progress = silent,
+        **options: Unpack[Options],
     ) -> Attribution:
         """Estimate average marginal effects from what is done.
 
         Args:
+          utilities: `[M, Q]` as from `ask`; by default those that the submodels were trained for.
           partial: do so from the rows that are done; otherwise all must be.
           progress: called as each stage moves on.
           **options: see `jaxame.estimate_ame`.
@@ -192,8 +200,35 @@ class Run:
         checks.require(partial or bool(kept.all()), needs, f"{kept.sum()}")
         design = self.design()
         design = dataclasses.replace(design, p=design.p[kept], packed=design.packed[kept])
-        about = self.manifest["game"]
-        return estimate_ame(design, self.utilities()[kept], about=about, progress=progress, **options)
+        utilities = (self.utilities() if utilities is None else utilities)[kept]
+        return estimate_ame(design, utilities, about=self.manifest["game"], progress=progress, **options)
+
+    def ask(self, query: Any, game: Any) -> np.ndarray:
+        """Measure another query on the submodels that are done, from what was kept of them, without training.
+
+        Args:
+          query: see `jaxame.kept.answer`.
+          game: the one that trained them, which may have another query.
+
+        Returns:
+          utilities `[M, Q]`, for `jaxame.estimate_ame(run.design(), ...)`; NaN where a row is not done.
+
+        Raises:
+          ValueError: for another game, naming the differences, and if what was kept does not tell.
+        """
+        own, known = describe(game), dict(self.manifest)
+        for each in (own, known):
+            each["game"] = {name: part for name, part in each["game"].items() if name != "query"}
+        require_same(known, own, self.place)
+        needs = "a run of a game that keeps something, see keep= of TrainingGame"
+        checks.require(bool(self.manifest["kept"]), needs, f"{self.place}, which keeps utilities only")
+        missing, found = self.missing(), []
+        for chunk in range(self._store.num_chunks):
+            rows = self._store.rows(chunk)
+            kept = {name: self._store.read(name, rows.start, rows.stop) for name in self.manifest["kept"]}
+            found.append(answer(query, game, kept))
+            found[-1][missing.get(chunk, self._num_rows(chunk)) :] = np.nan
+        return np.concatenate(found)
 
     def how_far(self) -> HowFar:
         """Say how far the run is, from the names of the commits, and the status and seconds of their rows."""
@@ -249,19 +284,28 @@ class Run:
         p, packed = self._draw(rows)
         masks = np.unpackbits(np.asarray(packed), axis=1, count=self.num_sources, bitorder="little").astype(bool)
         begin = time.perf_counter()
-        size, num_queries = rows_per_call(game), self.manifest["num_queries"]
+        size = rows_per_call(game)
         parts = [
-            call(game, self._key, masks[first : first + size], rows.start + first, num_queries)
+            self._measure(game, masks[first : first + size], rows.start + first)
             for first in range(kept, len(masks), size)
         ]
-        utilities = np.concatenate(parts).astype(self.manifest["dtype"])
+        own = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        utilities = own["utilities"].astype(self.manifest["dtype"])
         seconds = np.full(len(utilities), (time.perf_counter() - begin) / len(utilities), np.float32)
         _require_tile(game, self.manifest)
-        own = {"utilities": utilities, "status": submodel_status(utilities).astype(np.uint8), "seconds": seconds}
+        status = submodel_status(utilities).astype(np.uint8)
+        own |= {"utilities": utilities, "status": status, "seconds": seconds}
         old = {name: self._store.read(name, rows.start, rows.start + kept) for name in own}
         arrays = {name: np.concatenate([old[name], own[name]]) for name in own}
         self._store.write(chunk, arrays | {"p": np.asarray(p)}, {"masks": sum_of_arrays(packed)})
         return len(utilities)
+
+    def _measure(self, game: Any, masks: np.ndarray, first: int) -> dict[str, np.ndarray]:
+        """Utilities of the rows from number `first` on, and what is kept of them, by name."""
+        if not self.manifest["kept"]:
+            return {"utilities": call(game, self._key, masks, first, self.manifest["num_queries"])}
+        utilities, kept = game.measure(game_keys(self._key, first, len(masks)), masks)
+        return {"utilities": utilities, **kept}
 
 
 def start(
@@ -324,6 +368,7 @@ def start(
         "num_sources": drawn.num_sources,
         "num_queries": first.shape[1],
         "dtype": first.dtype.name,
+        "kept": {name: list(shape) for name, shape in getattr(game, "kept_shapes", {}).items()},
         "chunk_rows": size + size % 2,  # pairs are not parted
         **describe(game),
         "made_by": made_by,

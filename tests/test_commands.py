@@ -42,7 +42,7 @@ def test_a_run_from_start_to_table(tmp_path, capsys):
     found = runs.open_run(place)
     assert found.law == Grid((0.3, 0.6))
     key = jax.random.key(5)
-    wanted = jaxame.ame(commands.make_game(GAME, ())[0], key=key, num_submodels=M, law=Grid((0.3, 0.6)))
+    wanted = jaxame.ame(commands.make(GAME, ())[0], key=key, num_submodels=M, law=Grid((0.3, 0.6)))
     command("status", place)
     assert "200 of 200 submodels (100%)" in capsys.readouterr().out
     command("status", place, "--json")
@@ -108,7 +108,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
 
 
 def test_a_run_from_python_is_resumed_from_python(tmp_path):
-    game = commands.make_game(GAME, ())[0]
+    game = commands.make(GAME, ())[0]
     runs.start(tmp_path, game, key=jax.random.key(0), law=PointMass(0.5), num_submodels=9)
     with pytest.raises(SystemExit, match=r"use jaxame\.runs from Python"):
         command("resume", tmp_path)
@@ -118,6 +118,24 @@ def test_laws_by_name():
     known = {"grid:0.2,0.4": Grid((0.2, 0.4)), "uniform:0.01": TruncatedUniform(0.01), "beta:2,3": Beta(2, 3)}
     known |= {"beta:2,3,0.1": Beta(2, 3, 0.1), "point:0.5": PointMass(0.5)}
     assert {text: commands.parse_law(text) for text in known} == known
+
+
+@pytest.mark.slow
+def test_a_new_query_needs_no_training(tmp_path, capsys):
+    run = tmp_path / "run"
+    command("run", run, "--game", "run_games:keeping", "--num-submodels", 40, "--quiet")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    options = "--copies", 2, "--quiet", "--out", tmp_path / "result.npz"
+    command("query", run, "--query", "run_games:margins", "--set", "number=3", *options)
+    assert {path: path.read_bytes() for path in before} == before
+    game = commands.make("run_games:keeping", ())[0]
+    opened = runs.open_run(run)
+    found, _ = jaxame.load(tmp_path / "result.npz"), capsys.readouterr()
+    wanted = opened.estimate(opened.ask(commands.make("run_games:margins", ["number=3"])[0], game), copies=2)
+    np.testing.assert_array_equal(found.values, wanted.values)
+    assert found.num_queries == 3
+    with pytest.raises(SystemExit, match="needs points among the 5 whose outputs are kept; got 1 others"):
+        command("query", run, "--query", "run_games:margins", "--set", "number=6", *options)
 
 
 @pytest.mark.slow
@@ -138,6 +156,6 @@ def test_a_process_that_is_stopped_says_how_to_go_on(tmp_path, kind):
     found = runs.open_run(tmp_path / "run")
     done = found.how_far().done
     assert 2 * 16 <= done < M
-    assert found.train(commands.make_game(GAME, ())[0]) == M - done
-    game = commands.make_game(GAME, ())[0]
+    assert found.train(commands.make(GAME, ())[0]) == M - done
+    game = commands.make(GAME, ())[0]
     np.testing.assert_array_equal(found.utilities(), np.asarray(game(None, found.design().masks())))

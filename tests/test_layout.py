@@ -19,26 +19,26 @@ PACKAGE = ROOT / "jaxame"
 # A module or a package of this name may import only what stands on an earlier line.
 LAYERS = [
     ("types", "checks", "environment"),
-    ("laws", "data", "store"),
+    ("laws", "data", "store", "fingerprint"),
     ("design",),
     ("games", "submodels"),
     ("queries", "features", "lasso"),
     ("knockoffs", "leftout", "inference", "randomisation", "penalties", "interactions"),
     ("reweight", "curves", "shrinkage", "truncation"),
-    ("foreign", "values"),
+    ("foreign", "values", "kept"),
     ("attribution", "planning"),
     ("stopping",),
     ("estimators",),
     ("hierarchy", "baselines", "metrics", "shapley_values"),
     ("plot", "console", "runs", "report"),
-    ("demo",),
+    ("demo", "commands"),
     ("cli",),
     ("__init__", "__main__"),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 PACKAGES = {"data", "games", "submodels", "lasso", "baselines"}  # their modules may import each other, without cycles
 IMPORTS_ONLY = {"lasso": {"checks", "types"}}  # what a package takes from outside of itself, if less than it might
-HEAVY = {"sklearn", "matplotlib", "pandas", "pyarrow", "PIL", "datasets", "tyro", "ray"}
+HEAVY = {"sklearn", "matplotlib", "pandas", "pyarrow", "PIL", "datasets", "tyro", "ray", "tensorstore"}
 TOP_LEVEL = {"pyproject.toml", "jaxame", "experiments", "tests", "benchmarks", "README.md", "LICENSE"}
 NOT_TRACKED = {"build", "dist", "runs", "jaxame.egg-info"}
 

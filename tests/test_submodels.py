@@ -319,11 +319,11 @@ def test_when_memory_runs_out_the_run_goes_on_with_smaller_tiles(monkeypatch, ca
     expected = make_game(tile=2, num_steps=2)(keys, masks)
     compile_tile = tiles.compile_tile
 
-    def with_little_memory(recipe, query, mesh, impl, arguments):
+    def with_little_memory(recipe, query, keep, mesh, impl, arguments):
         def run(keys, *rest):
             if len(keys) > 2:
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-            return compile_tile(recipe, query, mesh, impl, arguments).run(keys, *rest)
+            return compile_tile(recipe, query, keep, mesh, impl, arguments).run(keys, *rest)
 
         return tiles.CompiledTile(run, 0)
 

@@ -19,6 +19,7 @@ from jaxame.fingerprint import sum_of_arrays, sum_of_program
 from jaxame.submodels import arguments, sizes, tiles
 from jaxame.submodels.adapter import Params, as_model, in_dtype
 from jaxame.submodels.feeds import Examples
+from jaxame.submodels.keep import checked_points, keeper, unravel
 from jaxame.submodels.preview import Preview
 from jaxame.submodels.training import Augment, Loss, Recipe, share
 from jaxame.types import TrainingData
@@ -65,6 +66,8 @@ class TrainingGame:
       tile: submodels trained at once on a device, `T`; chosen from the model's size by default. Changing it changes
         results by rounding, which training amplifies.
       piece: examples whose gradient is taken at once; chosen like `tile`, with the same effect on results.
+      keep: what `measure` returns of every submodel besides its utilities, so that `jaxame.kept` can answer other
+        queries later: `"params"`, its parameters, or points `[n, ...]` like `x`, its outputs there. None for nothing.
       mesh: devices to train on, all axes over submodels; by default all devices of this process. With devices of
         several processes (`jax.distributed`) every process makes the same calls and gets all utilities.
 
@@ -72,6 +75,7 @@ class TrainingGame:
       num_sources: `N`.
       num_queries: `Q`.
       data: the training set and the source of each example.
+      kept_points: points whose outputs are kept, or None.
       query: the query, as given.
       feed: `"masked"` or `"gathered"`.
       lowering: `"patches"` or `"native"`.
@@ -110,6 +114,7 @@ class TrainingGame:
         lowering: str = "auto",
         tile: int | None = None,
         piece: int | None = None,
+        keep: Any = None,
         mesh: Mesh | None = None,
     ):
         x, y = arguments.checked_examples(x, y)
@@ -131,6 +136,8 @@ class TrainingGame:
         self.num_queries = arguments.checked_num_queries(recipe, query)
         self.num_sources = int(groups.max()) + 1
         self.data = TrainingData(x, y, groups)
+        self.kept_points = checked_points(keep, x)
+        self._keep = keeper(keep, self.kept_points)
         self._inclusion = checks.probability(inclusion, "inclusion")
         examples = Examples(x, y, groups, start=start)
         self._recipe = sizes.choose_feed(recipe, examples, feed, self._inclusion, full_batch=batch_size is None)
@@ -174,9 +181,28 @@ class TrainingGame:
           ValueError: if `keys` or `masks` have the wrong type or shape.
           jax.errors.JaxRuntimeError: if memory runs out with a single submodel.
         """
+        return self.measure(keys, masks)[0]
+
+    def measure(self, keys: jax.Array, masks: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Train and measure as a call does; return what is kept, too.
+
+        Returns:
+          utilities `[m, Q]`, and by name "params", float32 `[m, P]`, all parameters of a submodel in a row, or
+          "outputs", float32 `[m, n, C]`, if `keep` asks for one of them.
+        """
         masks = arguments.checked_rows(keys, masks, self.num_sources, self._impl)
-        rounds = self._with_memory(lambda: [fetch(utilities) for utilities in self._dispatched(keys, masks)])
-        return np.concatenate([np.zeros((0, self.num_queries), np.float32), *rounds])[: len(masks)]
+        nothing = np.zeros((0, self.num_queries), np.float32), self._nothing_kept()
+        rounds = self._with_memory(lambda: [jax.tree.map(fetch, part) for part in self._dispatched(keys, masks)])
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(masks)], nothing, *rounds)
+
+    @property
+    def kept_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of what `measure` returns of one submodel, by name."""
+        return {name: part.shape[1:] for name, part in self._nothing_kept().items()}
+
+    def unravel(self, params: jax.Array) -> Params:
+        """Return parameters that `measure` kept, `[P]`, as `train` returns them."""
+        return unravel(self._recipe.model, jax.random.key(0, impl=self._impl), params)
 
     def train(self, key: jax.Array, mask: Any) -> Params:
         """Return the parameters of one submodel, to the bit those whose utilities a call gives.
@@ -263,6 +289,8 @@ class TrainingGame:
         data = {name: sum_of_arrays(getattr(self.data, name)) for name in ("x", "y", "source")}
         return {"kind": "jaxame.submodels.TrainingGame", "data": data, **sums} | {
             "shared_key": sum_of_arrays(shared_key),
+            "kept": {name: list(shape) for name, shape in self.kept_shapes.items()},
+            "kept_points": None if self.kept_points is None else sum_of_arrays(self.kept_points),
             **self.about,
         }
 
@@ -275,10 +303,15 @@ class TrainingGame:
     def _round_size(self) -> int:
         return self.tile * self._mesh.size
 
-    def _rounds(self, keys: jax.Array, masks: np.ndarray) -> Iterator[tuple[Params, jax.Array]]:
-        """Yield the `(params, utilities)` of one tile per device at a time; the last round is padded with its last row.
+    def _nothing_kept(self) -> dict[str, np.ndarray]:
+        params = jax.eval_shape(self._recipe.model.init, jax.random.key(0, impl=self._impl))
+        shapes = jax.eval_shape(functools.partial(self._keep, self._recipe.model.apply), params)
+        return {name: np.zeros((0, *part.shape), part.dtype) for name, part in shapes.items()}
 
-        Rounds are handed to the devices without waiting for the one before.
+    def _rounds(self, keys: jax.Array, masks: np.ndarray) -> Iterator[tuple[Params, jax.Array, dict[str, jax.Array]]]:
+        """Yield the `(params, utilities, kept)` of one tile per device at a time.
+
+        The last round is padded with its last row. Rounds are handed to the devices without waiting for the one before.
         """
         program, data = self._tile_program(), np.asarray(jax.random.key_data(keys))
         for start in range(0, len(masks), self._round_size):
@@ -286,9 +319,9 @@ class TrainingGame:
             placed = (tiles.put_rows(part[rows], self._mesh) for part in (data, masks))
             yield program.run(*placed, *self._shared)
 
-    def _dispatched(self, keys: jax.Array, masks: np.ndarray) -> list[jax.Array]:
+    def _dispatched(self, keys: jax.Array, masks: np.ndarray) -> list[tuple[jax.Array, dict[str, jax.Array]]]:
         """Hand all rounds to the devices; parameters are let go at once."""
-        return [utilities for _, utilities in self._rounds(keys, masks)]
+        return [(utilities, kept) for _, utilities, kept in self._rounds(keys, masks)]
 
     def _tile_program(self) -> tiles.CompiledTile:
         """Compile a round, at the first call; the tile is halved until the compiler's count fits the memory."""
@@ -296,7 +329,8 @@ class TrainingGame:
             keys = jax.random.key_data(jax.random.split(jax.random.key(0, impl=self._impl), self._round_size))
             masks = np.zeros((self._round_size, self.num_sources), bool)
             rows = [tiles.put_rows(part, self._mesh) for part in (keys, masks)]
-            compiled = tiles.compile_tile(self._recipe, self.query, self._mesh, self._impl, (*rows, *self._shared))
+            arrays = *rows, *self._shared
+            compiled = tiles.compile_tile(self._recipe, self.query, self._keep, self._mesh, self._impl, arrays)
             limit = _MEMORY_SHARE * tiles.memory_limit(self._mesh.local_devices[0])
             if compiled.num_bytes > limit and self.tile > 1:
                 self._halve_tile(f"a tile of {self.tile} takes {compiled.num_bytes:,} of {limit:,.0f} bytes")

@@ -26,16 +26,19 @@ class CompiledTile:
     """A compiled round: a tile on every device.
 
     Attributes:
-      run: `(key data [D * T, ...], masks [D * T, N], shared key data, examples) -> (params, utilities [D * T, Q])`.
+      run: `(key data [D * T, ...], masks [D * T, N], shared key data, examples)` to parameters, utilities `[D * T, Q]`
+        and what is kept besides.
       num_bytes: device memory that one device needs for it, as the compiler counts it.
     """
 
-    run: Callable[..., tuple[Params, jax.Array]]
+    run: Callable[..., tuple[Params, jax.Array, Any]]
     num_bytes: int
 
 
-def compile_tile(recipe: Recipe, query: Callable, mesh: Mesh, impl: str, arguments: tuple[Any, ...]) -> CompiledTile:
-    """Compile a round for arguments of these shapes.
+def compile_tile(
+    recipe: Recipe, query: Callable, keep: Callable, mesh: Mesh, impl: str, arguments: tuple[Any, ...]
+) -> CompiledTile:
+    """Compile a round for arguments of these shapes; `keep(apply, params)` is what is kept of each submodel.
 
     Every one of the `D` devices of `mesh` runs the same program on a tile of `T` rows, so a row's result does not
     depend on `D`.
@@ -44,7 +47,8 @@ def compile_tile(recipe: Recipe, query: Callable, mesh: Mesh, impl: str, argumen
     def one(key: jax.Array, mask: jax.Array, shared_key: jax.Array, examples: Examples) -> tuple:
         own, shared = (jax.random.wrap_key_data(data, impl=impl) for data in (key, shared_key))
         params = fit(recipe, examples, own, shared, mask)
-        return params, query(recipe.model.apply, params).astype(jnp.float32)
+        apply = recipe.model.apply
+        return params, query(apply, params).astype(jnp.float32), keep(apply, params)
 
     rows, everywhere = P(mesh.axis_names), P()
     tile = jax.vmap(one, (0, 0, None, None))
