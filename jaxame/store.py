@@ -4,7 +4,7 @@ Below the place of a store, which is a folder or any other key-value store of te
 
     manifest.json           what the arrays are
     <array>/                a zarr3 array, rows first, with a CRC-32C in each of its chunks
-    commits/<chunk>.<rows>  SHA-256 sums of the rows of a chunk in each array, written after them
+    commits/<chunk>.<rows>  SHA-256 sums of the rows of a chunk in each array, and of these, written after them
 
 A key is written at once or not at all. A chunk counts if it has a commit that agrees with the arrays: a writer that is
 killed leaves nothing that counts, and what was damaged later does not count any more. Where two writers have the same
@@ -143,8 +143,9 @@ class Store:
             missing = self._keys.read(key).result()
             if missing.state != "missing":
                 return False
-            text = json.dumps({"sha256": own | dict(sums or {})}).encode()
-            stamp = self._keys.write(key, text, if_equal=missing.stamp.generation).result()
+            every = own | dict(sums or {})
+            text = json.dumps({"sha256": every, "of_these": _sum_of_text(every)})
+            stamp = self._keys.write(key, text.encode(), if_equal=missing.stamp.generation).result()
         return bool(stamp.generation)
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -173,8 +174,9 @@ class Store:
         """Return the sums that a chunk was committed with."""
         with self._explained(f"read the commit of chunk {chunk}"):
             commit = json.loads(self._keys.read(_commit_of(chunk, num_rows)).result().value)
-            if not isinstance(commit, dict) or not isinstance(commit.get("sha256"), dict):
-                raise ValueError("it holds no sums")
+            whole = isinstance(commit, dict) and commit.get("of_these") == _sum_of_text(commit.get("sha256"))
+            if not whole:
+                raise ValueError("its sums are not those that were written")
             return commit["sha256"]
 
     def damage(self, chunk: int, num_rows: int) -> str | None:
@@ -235,6 +237,10 @@ def _metadata(field: Field, num_rows: int, chunk_rows: int) -> dict[str, Any]:
         "fill_value": "NaN" if np.issubdtype(np.dtype(field.dtype), np.floating) else 0,
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
     }
+
+
+def _sum_of_text(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _sum_of(rows: np.ndarray) -> str:

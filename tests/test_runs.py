@@ -213,6 +213,29 @@ def test_damage_is_found_and_mended_and_nothing_else_is_lost(tmp_path, how, want
     assert runs.open_run(tmp_path).missing() == {}
 
 
+def test_any_changed_byte_of_a_commit_is_found(tmp_path):
+    run = start(tmp_path, num_submodels=CHUNK)
+    run.train(Noisy())
+    (path,) = (tmp_path / "commits").iterdir()
+    content = path.read_bytes()
+    assert {"masks", "p", "status", "utilities"} == set(json.loads(content)["sha256"])
+    store = run._store
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        harmless = json.loads(changed) == json.loads(content) if _is_json(changed) else False
+        assert harmless or store.damage(0, CHUNK) is not None, (place, changed)
+
+
+def _is_json(content):
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
+
+
 def test_a_chunk_that_is_not_committed_does_not_count(tmp_path, monkeypatch, wanted):
     run, game = start(tmp_path), Noisy()
     with monkeypatch.context() as patched:
