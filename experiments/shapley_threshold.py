@@ -6,6 +6,13 @@ Question: with `N = 1,000` sources, of which any two of three make the utility 1
 `l2_error` is the L2 distance from the true values, whose norm is .577, so that an estimate of zeros has this error.
 `seconds` is the time of one run on this machine, compilation included where it happens. An estimator whose least budget
 is larger is in `skipped` with the reason. The three sources differ from seed to seed.
+
+Result (`results/shapley_threshold.cpu-2-cores.json`, `--workers 2`, 6 seeds, 6,473 s for two workers on a core each,
+with tests of other things beside them): `jaxame` is exact to float32 (1e-9) in 59 of 60 runs; at 2^11 one seed has
+7e-4. With `interactions=False` its mean error falls from .051 (2^10) over .015 (2^14) to .0033 (2^19). KernelSHAP with
+L1, which is told as many features, has .102, .020 and .0027; ours is .50 to .88 of it, but for 2^15 (1.02) and 2^19
+(1.25). The best of all others, trees, Owen sampling, truncated permutations or pairs by turns, has .66, .13 and .025,
+of a norm of .577. At 2^19 ours takes 113 s, KernelSHAP 82 s and trees 57 s.
 """
 
 import dataclasses
@@ -143,7 +150,7 @@ def draw_errors(found: list[dict[str, Any]], path: Path, lines: dict[str, float]
     for text, at in lines.items():
         left.axhline(at, color="grey", linewidth=1)
         left.annotate(text, (0.99, at), xycoords=left.get_yaxis_transform(), va="bottom", ha="right", color="grey")
-    left.set_ylabel("L2 error (bars: 2 standard errors)")
+    left.set_ylabel(f"L2 error (bars: 2 standard errors; below {_SMALLEST:g} at the edge)")
     right.set_ylabel("seconds of a run (median)")
     for axis in (left, right):
         axis.set_xlabel("evaluations of the game")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapley import KINDS, NO_ERROR
+from experiments.shapley_threshold import mean_errors
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks" / "results"
@@ -168,6 +169,23 @@ def shapley_table() -> str:
     return "\n\n".join([*parts, _against_trees(records)])
 
 
+def threshold_table() -> str:
+    """Mean L2 error by estimator and budget in the stored run of `experiments.shapley_threshold`."""
+    run = json.loads((RESULTS / "shapley_threshold.cpu-2-cores.json").read_text())
+    means = mean_errors(run["records"])
+    budgets = sorted({record["budget"] for record in run["records"]})
+    lines = [["estimator", *(f"{budget:,}" for budget in budgets)], [":--", *["---:"] * len(budgets)]]
+    for name, own in means.items():
+        shown = (own.get(budget, (None, None))[0] for budget in budgets)
+        lines.append(
+            [
+                name,
+                *("" if error is None else f"{error:.1g}" if error < NO_ERROR else f"{error:.3f}" for error in shown),
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _against(own: dict[str, Any], best: dict[str, Any]) -> str:
     """Our error and, after a slash, that of the best of the others; a star where ours is the larger."""
     mark = {"wins": "", "tie": " =", "loses": " *"}[own["verdict"]]
@@ -195,6 +213,7 @@ TABLES = {
     "ablation": ablation_table,
     "hierarchy": hierarchy_table,
     "shapley": shapley_table,
+    "threshold": threshold_table,
     "valuation": valuation_table,
     "demo": demo_table,
     "submodels": submodels_table,

@@ -1,11 +1,9 @@
 """The commands on a run: start or go on with it, say how far it is, estimate, export."""
 
 import dataclasses
-import importlib
 import json
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +13,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxame import checks, runs
+from jaxame import checks, cluster, runs
 from jaxame.attribution import Attribution
 from jaxame.console import StageProgress
+from jaxame.factories import make, make_again
 from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
 
-GAMES = {"demo": "jaxame.demo:game"}
-"""Games by name, besides those of a user's own."""
 STOPPED = 3
 """Exit status of a run that was stopped before its end."""
 _LAWS: dict[str, Callable[..., Law]] = {
@@ -35,6 +32,25 @@ Place = Annotated[str, tyro.conf.Positional]
 
 class StoppedEarlyError(Exception):
     """A run was stopped before its end; the text says how to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """Who trains: this process on all its devices, unless something else is said."""
+
+    shard: str = "0/1"
+    """`i/n`: train every n-th chunk only, from the i-th on, so that n processes share the run, as in a job array."""
+    distributed: str | None = None
+    """Share the run with the other processes of `jax.distributed`: `auto` where it finds them, as under SLURM, or
+    `host:port,i/n` for the `i`-th of `n`, of which the first is at that address."""
+    ray: bool = False
+    """Share the run out over a Ray cluster."""
+    address: str | None = None
+    """Of the cluster; by default the one that the environment names, or else one on this machine."""
+    cpus: float = 1
+    """Cores that a Ray worker takes."""
+    gpus: float = 0
+    """GPUs that a Ray worker takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +73,8 @@ class RunSettings:
     """Antithetic pairs of subsets."""
     chunk_rows: int | None = None
     """Submodels that are committed together; by default what takes about a second."""
-    shard: str = "0/1"
-    """`i/n`: train every n-th chunk only, from the i-th on, so that n processes share the run."""
+    workers: Workers = dataclasses.field(default_factory=Workers)
+    """Who trains."""
     quiet: bool = False
     """No progress."""
 
@@ -69,8 +85,8 @@ class ResumeSettings:
 
     place: Place
     """Folder of the run, or URL of a bucket."""
-    shard: str = "0/1"
-    """`i/n`: train every n-th chunk only, from the i-th on."""
+    workers: Workers = dataclasses.field(default_factory=Workers)
+    """Who trains."""
     quiet: bool = False
     """No progress."""
 
@@ -127,9 +143,9 @@ class ExportSettings:
 
 def run(settings: RunSettings) -> None:
     """Start a run or go on with it."""
+    shard = shard_of(settings.workers)
     game, made_by = make(settings.game, settings.set)
     law, key = parse_law(settings.law), jax.random.key(settings.seed)
-    shard = parse_shard(settings.shard)
     started = runs.start(
         settings.place,
         game,
@@ -140,13 +156,15 @@ def run(settings: RunSettings) -> None:
         chunk_rows=settings.chunk_rows,
         made_by=made_by,
     )
-    _train(started, game, shard, settings.quiet)
+    _train(started, game, shard, settings.workers, settings.quiet)
 
 
 def resume(settings: ResumeSettings) -> None:
     """Go on with a run, with the game that it was started with."""
+    shard = shard_of(settings.workers)
     opened = runs.open_run(settings.place)
-    _train(opened, _game_of(opened), parse_shard(settings.shard), settings.quiet)
+    game = None if settings.workers.ray else make_again(opened.manifest["made_by"])
+    _train(opened, game, shard, settings.workers, settings.quiet)
 
 
 def status(settings: StatusSettings) -> None:
@@ -176,7 +194,7 @@ def query(settings: QuerySettings) -> None:
     checks.probability(settings.fdr, "fdr")
     asked, _ = make(settings.query, settings.set)
     opened = runs.open_run(settings.place)
-    _attribute(settings, opened, opened.ask(asked, _game_of(opened)))
+    _attribute(settings, opened, opened.ask(asked, make_again(opened.manifest["made_by"])))
 
 
 def _attribute(settings: AttributeSettings, opened: runs.Run, utilities: np.ndarray | None) -> None:
@@ -208,39 +226,6 @@ def export(settings: ExportSettings) -> None:
     print(f"{len(frame):,} rows written to {settings.out}.")
 
 
-def _game_of(run: runs.Run) -> Any:
-    """Make the game of a run again."""
-    made_by = run.manifest["made_by"]
-    checks.require(made_by is not None, "a run that `jaxame run` started; use jaxame.runs from Python", run.place)
-    arguments = [f"{name}={json.dumps(value)}" for name, value in made_by["settings"].items()]
-    return make(made_by["factory"], arguments)[0]
-
-
-def make(factory: str, arguments: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """Make a game or a query, and say how to make it again.
-
-    Args:
-      factory: `package.module:function`, or a name in `GAMES`; the working directory is searched too.
-      arguments: `name=value`, by keyword.
-
-    Raises:
-      ValueError: if there is no such function, or it takes no such arguments.
-    """
-    module, _, name = GAMES.get(factory, factory).partition(":")
-    checks.require(bool(module and name), f"package.module:factory or one of {sorted(GAMES)}", factory)
-    settings = dict(map(_parse_argument, arguments))
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"needs a function {name} in a module {module}; got {error}") from error
-    try:
-        return function(**settings), {"factory": factory, "settings": settings}
-    except TypeError as error:
-        raise ValueError(f"needs arguments that {factory} takes; got {error}") from error
-
-
 def parse_law(text: str) -> Law:
     """Return the law that a text such as `uniform:0.01` names.
 
@@ -256,20 +241,30 @@ def parse_law(text: str) -> Law:
         raise ValueError(f"needs {needs}; got {text}: {error}") from error
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Return `(i, n)` from `i/n`."""
+def shard_of(workers: Workers) -> tuple[int, int]:
+    """Return which chunks are this process's, `(i, n)`; it then is one of several, if it is to be.
+
+    Raises:
+      ValueError: for another text than `i/n`, and for more than one way to share.
+    """
+    ways = [workers.shard != "0/1", workers.distributed is not None, workers.ray]
+    checks.require(sum(ways) <= 1, "one of --shard, --distributed and --ray", f"{sum(ways)} of them")
+    if workers.distributed is None:
+        return _parse_shard(workers.shard)
+    if workers.distributed == "auto":
+        jax.distributed.initialize()
+    else:
+        address, _, shard = workers.distributed.partition(",")
+        number, of = _parse_shard(shard)
+        jax.distributed.initialize(address, of, number)
+    return jax.process_index(), jax.process_count()
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
     number, _, of = text.partition("/")
-    checks.require(number.isdigit() and of.isdigit() and int(number) < int(of), "a shard i/n with 0 <= i < n", text)
+    fits = number.isdigit() and of.isdigit() and int(number) < int(of)
+    checks.require(fits, "a shard i/n with 0 <= i < n", text)
     return int(number), int(of)
-
-
-def _parse_argument(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    checks.require(bool(name and equals), "arguments as name=value", text)
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _progress(console: Console, quiet: bool) -> StageProgress:
@@ -277,9 +272,13 @@ def _progress(console: Console, quiet: bool) -> StageProgress:
     return StageProgress(Console(quiet=True) if quiet else console)
 
 
-def _train(run: runs.Run, game: Any, shard: tuple[int, int], quiet: bool) -> None:
+def _train(run: runs.Run, game: Any, shard: tuple[int, int], workers: Workers, quiet: bool) -> None:
     with runs.stop_on_signals() as stopped, _progress(Console(), quiet) as progress:
-        run.train(game, shard=shard, progress=progress, stopped=stopped)
+        if workers.ray:
+            address, cpus, gpus = workers.address, workers.cpus, workers.gpus
+            cluster.train(run.place, address=address, cpus=cpus, gpus=gpus, progress=progress, stopped=stopped)
+        else:
+            run.train(game, chunks=run.shard(*shard), progress=progress, stopped=stopped)
         was_stopped = stopped()
     how_far = run.how_far()
     text = f"{how_far.done:,} of {how_far.total:,} submodels are in {run.place}"

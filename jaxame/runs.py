@@ -12,7 +12,7 @@ import itertools
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from types import FrameType
 from typing import Any, Unpack
@@ -97,16 +97,25 @@ class Run:
         """Where the run is."""
         return self._store.place
 
-    def missing(self, shard: tuple[int, int] = (0, 1)) -> dict[int, int]:
+    def shard(self, number: int, of: int) -> range:
+        """Return every `of`-th chunk, from the `number`-th on, so that as many workers share the run.
+
+        Raises:
+          ValueError: unless `0 <= number < of`.
+        """
+        checks.require(0 <= number < of, "a shard (i, n) with 0 <= i < n", (number, of))
+        return range(number, self._store.num_chunks, of)
+
+    def missing(self, chunks: Iterable[int] | None = None) -> dict[int, int]:
         """Return the chunks that are not done and the rows that count in each, after a look at all that should be done.
 
         A chunk that is damaged is reported as a warning, and counts no more.
 
         Args:
-          shard: `(i, n)`: look at every `n`-th chunk only, from the `i`-th on.
+          chunks: look at these only.
         """
         committed, missing = self._store.committed(), {}
-        for chunk in range(shard[0], self._store.num_chunks, shard[1]):
+        for chunk in self.shard(0, 1) if chunks is None else chunks:
             found = committed.get(chunk, 0)
             damage = self._store.damage(chunk, found) if found else None
             if damage is not None:
@@ -121,7 +130,7 @@ class Run:
         self,
         game: Game,
         *,
-        shard: tuple[int, int] = (0, 1),
+        chunks: Iterable[int] | None = None,
         progress: Progress = silent,
         stopped: Callable[[], bool] = lambda: False,
     ) -> int:
@@ -129,7 +138,7 @@ class Run:
 
         Args:
           game: the same as the one that the run was started with.
-          shard: `(i, n)`: only every `n`-th chunk, from the `i`-th on, so that `n` workers share the run.
+          chunks: only these, such as a `shard`; by default all.
           progress: called after every chunk with the rows that are done, of all.
           stopped: asked before every chunk whether to stop.
 
@@ -141,9 +150,8 @@ class Run:
             were drawn before; and if the game's tile became smaller.
           StoreError: if something cannot be written. Chunks that are done stay.
         """
-        checks.require(0 <= shard[0] < shard[1], "a shard (i, n) with 0 <= i < n", shard)
         require_same(self.manifest, describe(game), self.place)
-        missing = self.missing(shard)
+        missing = self.missing(chunks)
         done = sum(self._store.committed().values())
         self._check_some_masks()
         computed = 0

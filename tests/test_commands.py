@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import jaxame
-from jaxame import cli, commands, runs
+from jaxame import cli, commands, factories, runs
 from jaxame.design import Beta, Grid, PointMass, TruncatedUniform
 
 M, GAME = 200, "run_games:threshold"
@@ -42,7 +42,7 @@ def test_a_run_from_start_to_table(tmp_path, capsys):
     found = runs.open_run(place)
     assert found.law == Grid((0.3, 0.6))
     key = jax.random.key(5)
-    wanted = jaxame.ame(commands.make(GAME, ())[0], key=key, num_submodels=M, law=Grid((0.3, 0.6)))
+    wanted = jaxame.ame(factories.make(GAME, ())[0], key=key, num_submodels=M, law=Grid((0.3, 0.6)))
     command("status", place)
     assert "200 of 200 submodels (100%)" in capsys.readouterr().out
     command("status", place, "--json")
@@ -83,6 +83,7 @@ def test_runs_go_on_and_grow(tmp_path, capsys):
         (("--law", "beta:1"), "needs a law such as grid:0.2,0.4"),
         (("--law", "point:x"), "could not convert"),
         (("--shard", "2/2"), "needs a shard i/n"),
+        (("--shard", "1/2", "--ray"), "needs one of --shard"),
         (("--game", "run_games:nothing"), "needs a function nothing in a module run_games"),
         (("--game", "no.such:game"), "needs a function game in a module no.such"),
         (("--game", "run_games"), "needs package.module:factory or one of"),
@@ -108,7 +109,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
 
 
 def test_a_run_from_python_is_resumed_from_python(tmp_path):
-    game = commands.make(GAME, ())[0]
+    game = factories.make(GAME, ())[0]
     runs.start(tmp_path, game, key=jax.random.key(0), law=PointMass(0.5), num_submodels=9)
     with pytest.raises(SystemExit, match=r"use jaxame\.runs from Python"):
         command("resume", tmp_path)
@@ -128,10 +129,10 @@ def test_a_new_query_needs_no_training(tmp_path, capsys):
     options = "--copies", 2, "--quiet", "--out", tmp_path / "result.npz"
     command("query", run, "--query", "run_games:margins", "--set", "number=3", *options)
     assert {path: path.read_bytes() for path in before} == before
-    game = commands.make("run_games:keeping", ())[0]
+    game = factories.make("run_games:keeping", ())[0]
     opened = runs.open_run(run)
     found, _ = jaxame.load(tmp_path / "result.npz"), capsys.readouterr()
-    wanted = opened.estimate(opened.ask(commands.make("run_games:margins", ["number=3"])[0], game), copies=2)
+    wanted = opened.estimate(opened.ask(factories.make("run_games:margins", ["number=3"])[0], game), copies=2)
     np.testing.assert_array_equal(found.values, wanted.values)
     assert found.num_queries == 3
     with pytest.raises(SystemExit, match="needs points among the 5 whose outputs are kept; got 1 others"):
@@ -156,6 +157,6 @@ def test_a_process_that_is_stopped_says_how_to_go_on(tmp_path, kind):
     found = runs.open_run(tmp_path / "run")
     done = found.how_far().done
     assert 2 * 16 <= done < M
-    assert found.train(commands.make(GAME, ())[0]) == M - done
-    game = commands.make(GAME, ())[0]
+    assert found.train(factories.make(GAME, ())[0]) == M - done
+    game = factories.make(GAME, ())[0]
     np.testing.assert_array_equal(found.utilities(), np.asarray(game(None, found.design().masks())))

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "jaxame"
 # A module or a package of this name may import only what stands on an earlier line.
 LAYERS = [
     ("types", "checks", "environment"),
-    ("laws", "data", "store", "fingerprint"),
+    ("laws", "data", "store", "fingerprint", "factories"),
     ("design",),
     ("games", "submodels"),
     ("queries", "features", "lasso"),
@@ -31,6 +31,7 @@ LAYERS = [
     ("estimators",),
     ("hierarchy", "baselines", "metrics", "shapley_values"),
     ("plot", "console", "runs", "report"),
+    ("cluster",),
     ("demo", "commands"),
     ("cli",),
     ("__init__", "__main__"),

@@ -105,13 +105,13 @@ def test_shards_share_a_run(tmp_path, paired):
     law = TruncatedUniform(0.1)
     for number in (2, 0, 1):
         run = start(tmp_path, law=law, paired=paired, chunk_rows=15)
-        run.train(Noisy(), shard=(number, 3))
+        run.train(Noisy(), chunks=run.shard(number, 3))
     design = sample_design(KEY, law, num_submodels=M, num_sources=N, paired=paired)
     np.testing.assert_array_equal(run.utilities(), estimators.evaluate(Noisy(), design))
     np.testing.assert_array_equal(run.design().packed, design.packed)
     assert run.how_far().done == M
     with pytest.raises(ValueError, match="shard"):
-        run.train(Noisy(), shard=(3, 3))
+        run.shard(3, 3)
 
 
 def test_a_longer_run_keeps_its_rows(tmp_path, wanted):
@@ -377,8 +377,7 @@ def test_a_huge_run_is_read_slice_by_slice(tmp_path):
 
     share.num_sources = size
     run = start(tmp_path, share, num_submodels=size, chunk_rows=16)
-    run.train(share, shard=(0, size // 16), stopped=stop_after(1))
-    run.train(share, shard=(1000, size // 16), stopped=stop_after(1))
+    run.train(share, chunks=[0, 1000])
     tracemalloc.start()
     again = runs.open_run(tmp_path)
     how_far, rows = again.how_far(), again.utilities(16_000, 16_016)

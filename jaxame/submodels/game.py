@@ -267,6 +267,11 @@ class TrainingGame:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What utilities depend on, by name; see `jaxame.fingerprint`."""
+        return {"kind": "jaxame.submodels.TrainingGame", **self._sums, **self.about}
+
+    @functools.cached_property
+    def _sums(self) -> dict[str, Any]:
+        """Sums of the data and of the programs that a submodel is made by."""
         recipe, (shared_key, examples) = self._recipe, self._shared
         key = jax.random.key(0, impl=self._impl)
         params = jax.eval_shape(recipe.model.init, key)
@@ -286,12 +291,12 @@ class TrainingGame:
         sums = {name: sum_of_program(*program) for name, program in programs.items()}
         if examples.start is not None:
             sums["start"] = sum_of_arrays(examples.start)
-        data = {name: sum_of_arrays(getattr(self.data, name)) for name in ("x", "y", "source")}
-        return {"kind": "jaxame.submodels.TrainingGame", "data": data, **sums} | {
+        return {
+            "data": {name: sum_of_arrays(getattr(self.data, name)) for name in ("x", "y", "source")},
+            **sums,
             "shared_key": sum_of_arrays(shared_key),
             "kept": {name: list(shape) for name, shape in self.kept_shapes.items()},
             "kept_points": None if self.kept_points is None else sum_of_arrays(self.kept_points),
-            **self.about,
         }
 
     @property
