@@ -176,13 +176,7 @@ def threshold_table() -> str:
     budgets = sorted({record["budget"] for record in run["records"]})
     lines = [["estimator", *(f"{budget:,}" for budget in budgets)], [":--", *["---:"] * len(budgets)]]
     for name, own in means.items():
-        shown = (own.get(budget, (None, None))[0] for budget in budgets)
-        lines.append(
-            [
-                name,
-                *("" if error is None else f"{error:.1g}" if error < NO_ERROR else f"{error:.3f}" for error in shown),
-            ]
-        )
+        lines.append([name, *(f"{own[budget][0]:.2g}" if budget in own else "" for budget in budgets)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
