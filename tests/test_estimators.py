@@ -60,6 +60,7 @@ def test_about_says_what_was_run(result, utilities):
         "prior": False,
         "shrunken": True,
         "interactions": False,
+        "noise_variance": None,
         "num_submodels": M,
         "num_sources": N,
         "folds": FOLDS,
