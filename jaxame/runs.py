@@ -25,15 +25,23 @@ from jaxame import checks, environment
 from jaxame.attribution import Attribution
 from jaxame.design import Design, draw_rows, sample_design
 from jaxame.estimators import Game, Options, call, estimate_ame, game_keys, rows_per_call
-from jaxame.fingerprint import differences, fingerprint, sum_of_arrays
+from jaxame.fingerprint import sum_of_arrays
 from jaxame.kept import answer
-from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
+from jaxame.laws import Law
+from jaxame.manifest import (
+    COMPARED,
+    FORMAT,
+    VERSION,
+    describe,
+    law_from_json,
+    law_to_json,
+    require_readable,
+    require_same,
+    require_tile,
+)
 from jaxame.store import Field, Store
 from jaxame.types import Progress, SubmodelStatus, silent, submodel_status
 
-FORMAT, VERSION = "jaxame.run", 1
-_LAWS = {law.__name__: law for law in (Beta, Grid, PointMass, TruncatedUniform)}
-_COMPARED = ("law", "key", "coding", "paired", "num_sources", "num_queries", "game", "device")
 Place = str | PathLike[str] | dict[str, Any] | Store
 log = logging.getLogger(__name__)
 
@@ -300,7 +308,7 @@ class Run:
         own = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         utilities = own["utilities"].astype(self.manifest["dtype"])
         seconds = np.full(len(utilities), (time.perf_counter() - begin) / len(utilities), np.float32)
-        _require_tile(game, self.manifest)
+        require_tile(game, self.manifest)
         status = submodel_status(utilities).astype(np.uint8)
         own |= {"utilities": utilities, "status": status, "seconds": seconds}
         old = {name: self._store.read(name, rows.start, rows.start + kept) for name in own}
@@ -384,8 +392,8 @@ def start(
     }
     known = store.read_manifest()
     if known is not None:
-        _require_readable(known, store.place)
-        require_same(known, {name: manifest[name] for name in _COMPARED}, store.place)
+        require_readable(known, store.place)
+        require_same(known, {name: manifest[name] for name in COMPARED}, store.place)
         enough = f"at least the {known['num_submodels']} submodels of {store.place}"
         checks.require(num_submodels >= known["num_submodels"], enough, num_submodels)
         manifest = known | {"num_submodels": num_submodels}
@@ -413,57 +421,11 @@ def open_run(place: Place, law: Law | None = None) -> Run:
     manifest = store.read_manifest()
     if manifest is None:
         raise FileNotFoundError(f"needs a run in {store.place}; got no manifest.json there")
-    _require_readable(manifest, store.place)
+    require_readable(manifest, store.place)
     if law is None:
         law = law_from_json(manifest["law"])
     require_same(manifest, {"law": law_to_json(law)}, store.place)
     return Run(store, manifest, law)
-
-
-def law_to_json(law: Law) -> dict[str, Any]:
-    """Return a law as a JSON object; one of a user's own by its `repr`."""
-    if type(law) not in _LAWS.values():
-        return {"repr": repr(law)}
-    known: Any = law  # all of those are dataclasses
-    fields = dataclasses.asdict(known)
-    return {"name": type(law).__name__} | {name: list(x) if isinstance(x, tuple) else x for name, x in fields.items()}
-
-
-def law_from_json(saved: dict[str, Any]) -> Law:
-    """Return the law that `law_to_json` wrote.
-
-    Raises:
-      ValueError: if it is a user's own.
-    """
-    fields = dict(saved)
-    name = fields.pop("name", None)
-    checks.require(name in _LAWS, f"the law of the run as an argument, as it is none of {sorted(_LAWS)}", saved)
-    return _LAWS[name](**fields)
-
-
-def describe(game: Any) -> dict[str, Any]:
-    """Return what a manifest says of a game, and of what it runs on."""
-    return {"game": fingerprint(game), "device": environment.devices()[0]}
-
-
-def require_same(known: dict[str, Any], given: dict[str, Any], place: str) -> None:
-    """Refuse what is not as in the manifest of a run, naming every difference."""
-    found = differences({name: known.get(name) for name in given}, given)
-    text = "; ".join(found)
-    if found and known["versions"]["jax"] != environment.versions()["jax"]:
-        text += f" (the run was started under jax {known['versions']['jax']}, this is {environment.versions()['jax']})"
-    checks.require(not found, f"the same as in {place}", text)
-
-
-def _require_readable(manifest: dict[str, Any], place: str) -> None:
-    got = manifest.get("format"), manifest.get("version")
-    checks.require(got == (FORMAT, VERSION), f"a manifest of {FORMAT}, version {VERSION}, in {place}", got)
-
-
-def _require_tile(game: Any, manifest: dict[str, Any]) -> None:
-    tile, wanted = (dict(of or {}).get("tile") for of in (getattr(game, "about", None), manifest["game"]))
-    needs = f"memory for a tile of {wanted}, on which the bits of results depend"
-    checks.require(wanted is None or tile == wanted, needs, f"{tile}: start a run of a game with tile={tile}")
 
 
 def _given(store: Store, num_sources: int, sizes: tuple[int, int]) -> Store:

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "jaxame"
 LAYERS = [
     ("types", "checks", "environment"),
     ("laws", "data", "store", "fingerprint", "factories"),
-    ("design",),
+    ("design", "manifest"),
     ("games", "submodels"),
     ("queries", "features", "lasso"),
     ("knockoffs", "leftout", "inference", "randomisation", "penalties", "interactions"),
