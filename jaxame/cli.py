@@ -87,10 +87,11 @@ def with_errors_in_a_line(name: str, debug: bool, work: Callable[[], None]) -> N
     except commands.StoppedEarlyError as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(commands.STOPPED)
-    except (ValueError, OSError, AttributionError) as error:
+    except (ValueError, OSError, AttributionError, ModuleNotFoundError) as error:
         if debug:
             raise
-        sys.exit(f"{name}: {error}")
+        missing = isinstance(error, ModuleNotFoundError)
+        sys.exit(f"{name}: {error}" + (" (pip install 'jaxame[data,ray]' has what commands need)" if missing else ""))
 
 
 def demo_defaults(given: Sequence[str]) -> demo.Settings:

@@ -108,6 +108,13 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
         command("status", tmp_path / "none", "--debug")
 
 
+def test_a_package_that_is_missing_is_told(tmp_path, monkeypatch):
+    start(tmp_path, "--quiet")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit, match=r"jaxame resume: .*ray.*pip install 'jaxame\[data,ray\]'"):
+        command("resume", tmp_path, "--ray")
+
+
 def test_a_run_from_python_is_resumed_from_python(tmp_path):
     game = factories.make(GAME, ())[0]
     runs.start(tmp_path, game, key=jax.random.key(0), law=PointMass(0.5), num_submodels=9)
