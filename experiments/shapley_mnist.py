@@ -12,16 +12,18 @@ Submodels share the initial parameters and the order of examples, so that the ga
 """
 
 import dataclasses
+import functools
 import itertools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
 from benchmarks import shapley_estimators as known
+from benchmarks import workers
 from experiments import records
 from experiments.shapley_threshold import draw_errors
 from jaxame import baselines, checks, data, environment, queries
@@ -48,6 +50,8 @@ class Settings:
     """Runs of every estimator at every budget."""
     estimators: tuple[str, ...] = known.NAMES
     """Which to run, by name."""
+    workers: int = 1
+    """Processes for the estimators. Several share a GPU if XLA_PYTHON_CLIENT_PREALLOCATE is false."""
     data_dir: str | None = None
     """Folder of the data, see `jaxame.data`."""
     smoke: bool = False
@@ -100,9 +104,9 @@ def main(settings: Settings) -> dict[str, Any]:
         )
     unknown = set(settings.estimators) - set(known.NAMES)
     checks.require(not unknown, f"estimators among {known.NAMES}", sorted(unknown))
+    checks.count(settings.workers, "workers")
     begin = time.perf_counter()
-    game, poisoned = make_game(settings)
-    game(jax.random.split(jax.random.key(0), game.chunk_size), np.ones((game.chunk_size, game.num_sources), bool))
+    game, poisoned = _warm(settings)
     start = time.perf_counter()
     truth = baselines.permutation(game, key=jax.random.key(SEED), budget=settings.truth_budget, antithetic=True)
     rate = truth.about["evaluations"] / (time.perf_counter() - start)
@@ -112,20 +116,43 @@ def main(settings: Settings) -> dict[str, Any]:
     share = float(truth.values[0, poisoned].sum() / truth.values.sum())
     print(f"reference: {rate:,.0f} trainings/s, norm {norm:.3g}, floor {floor:.3g}, poisoned {share:.0%}", flush=True)
     found: list[dict[str, Any]] = []
-    for budget, seed in itertools.product(settings.budgets, range(settings.seeds)):
-        key = jax.random.fold_in(jax.random.key(SEED + 1), seed)
-        for name, result, _, seconds in known.attribute(settings.estimators, game, key, budget):
-            if result is None:
+    tasks = [Task(*one, settings) for one in itertools.product(settings.budgets, range(settings.seeds))]
+    for task, outcomes in zip(tasks, workers.run_all(play, tasks, settings.workers), strict=True):
+        for name, values, seconds in outcomes:
+            if values is None:
                 continue
-            squared = float(((result.values - truth.values) ** 2).sum()) - variance
-            record = {"estimator": name, "budget": budget, "seed": seed, "squared_error": squared}
+            squared = float(((values - truth.values) ** 2).sum()) - variance
+            record = {"estimator": name, "budget": task.budget, "seed": task.seed, "squared_error": squared}
             found.append(record | {"l2_error": float(np.sqrt(max(squared, 0.0))), "seconds": seconds})
-        print(f"budget {budget:,}, seed {seed}: {time.perf_counter() - begin:.0f} s", flush=True)
+        print(f"budget {task.budget:,}, seed {task.seed}: {time.perf_counter() - begin:.0f} s", flush=True)
     if settings.smoke:
         check(found)
     about = {"norm": norm, "floor": floor, "poisoned_share": share, "trainings_per_second": rate}
     about |= {"truth_budget": truth.about["evaluations"], "seconds": time.perf_counter() - begin}
     return {"records": found, "devices": environment.devices(), "versions": environment.versions()} | about
+
+
+class Task(NamedTuple):
+    """A budget, and the draws that a seed decides."""
+
+    budget: int
+    seed: int
+    settings: Settings
+
+
+def play(task: Task) -> list[tuple[str, np.ndarray | None, float]]:
+    """Run all estimators of a task; return their values, or None where the budget is too small, and seconds."""
+    key = jax.random.fold_in(jax.random.key(SEED + 1), task.seed)
+    outcomes = known.attribute(task.settings.estimators, _warm(task.settings)[0], key, task.budget)
+    return [(one.name, None if one.result is None else one.result.values, one.seconds) for one in outcomes]
+
+
+@functools.cache
+def _warm(settings: Settings) -> tuple[TrainingGame, np.ndarray]:
+    """Return what `make_game` does, compiled."""
+    game, poisoned = make_game(settings)
+    game(jax.random.split(jax.random.key(0), game.chunk_size), np.ones((game.chunk_size, game.num_sources), bool))
+    return game, poisoned
 
 
 def check(found: list[dict[str, Any]]) -> None:

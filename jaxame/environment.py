@@ -15,8 +15,15 @@ _PACKAGES = ("jaxame", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    """Versions of Python and of the packages that compute; "not installed" for what runs from its sources."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def devices() -> list[str]:

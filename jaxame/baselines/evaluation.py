@@ -90,15 +90,20 @@ class Budget:
 
     def evaluate(self, masks: Iterable[np.ndarray]) -> Evaluations:
         """Evaluate the game on subsets that come in parts, bool `[m, N]` each, in chunks of the game's size."""
-        packed, utilities, waiting = [], [], np.empty((0, self.num_sources), bool)
+        packed: list[np.ndarray] = []
+        utilities: list[np.ndarray] = []
+        waiting, count = [np.empty((0, self.num_sources), bool)], 0
         for part in masks:
-            waiting = np.concatenate([waiting, part])
             packed.append(np.packbits(part, axis=1, bitorder="little"))
-            while len(waiting) >= self._chunk:
-                utilities.append(self._call(waiting[: self._chunk]))
-                waiting = waiting[self._chunk :]
-        if len(waiting):
-            utilities.append(self._call(waiting))
+            waiting.append(part)
+            count += len(part)
+            if count < self._chunk:
+                continue
+            *whole, rest = np.split(np.concatenate(waiting), range(self._chunk, count + 1, self._chunk))
+            utilities += map(self._call, whole)
+            waiting, count = [rest], len(rest)
+        if count:
+            utilities.append(self._call(np.concatenate(waiting)))
         return Evaluations(np.concatenate(packed), np.concatenate(utilities), self.num_sources)
 
     def _call(self, masks: np.ndarray) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.extend.core import Var
 
 from jaxame import checks
 from jaxame.submodels import conv
@@ -24,11 +26,11 @@ _GATHERED_PRODUCTS, _GATHERED_BYTES = 1.3, 14.0
 # there on patches only cost: nine times the activations through a memory of 4 TB/s, as long as the products themselves.
 _FILLING_STEP_ACCELERATOR = 2e11
 
-# What a step of one tile should touch: a core's share of the cache; on an accelerator enough to fill it (not measured).
-_STEP_BYTES = {"cpu": 2**22}
+# What a step of one tile should touch: a core's share of the cache; on an accelerator enough to fill it.
+_STEP_BYTES = {"cpu": 3 * 2**20}
 _STEP_BYTES_ACCELERATOR = 2**31
 _LARGEST_TILE = {"cpu": 64}
-_LARGEST_TILE_ACCELERATOR = 1024
+_LARGEST_TILE_ACCELERATOR = 4096
 _SMALLEST_PIECE = 8
 # Operations that a device does in about a second.
 _SECOND = {"cpu": 1e11}
@@ -110,13 +112,30 @@ def rounds_per_chunk(recipe: Recipe, examples: Examples, tile: int, platform: st
 
 
 def _step_bytes(recipe: Recipe, examples: Examples, num_examples: int) -> int:
-    """Estimate the bytes one submodel's step touches: parameters, gradient, optimiser, saved activations."""
+    """Estimate the bytes one submodel's step touches and no other's: parameters, gradient, optimiser, activations.
 
-    def touched(key: jax.Array, x: jax.Array) -> tuple:
-        params = recipe.model.init(key)
-        outputs, pullback = jax.vjp(lambda p: recipe.model.apply(p, x), params)
-        return params, pullback(jnp.zeros_like(outputs)), recipe.optimizer.init(params), outputs, pullback
-
+    Of what the backward pass needs, the batch itself and what is made of it alone belong to all submodels where all
+    compute on the same batch.
+    """
     batch = jax.ShapeDtypeStruct((num_examples, *examples.x.shape[1:]), examples.x.dtype)
-    leaves = jax.tree.leaves(jax.eval_shape(touched, jax.random.key(0), batch))
+    params = jax.eval_shape(recipe.model.init, jax.random.key(0))
+    state = jax.eval_shape(recipe.optimizer.init, params)
+
+    def forward(params: Any, x: jax.Array) -> tuple:
+        return jax.vjp(lambda p: recipe.model.apply(p, x), params)
+
+    program = jax.make_jaxpr(forward)(params, batch).jaxpr
+    own = {value for value in program.outvars if isinstance(value, Var)}
+    if recipe.own_batch is None and recipe.share_order:
+        own &= _made_of(program, program.invars[: len(jax.tree.leaves(params))])
+    leaves = [*2 * jax.tree.leaves(params), *jax.tree.leaves(state), *(value.aval for value in own)]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _made_of(program: Any, values: Sequence[Any]) -> set[Any]:
+    """Return those values of a jaxpr, and what is computed from them."""
+    made = set(values)
+    for equation in program.eqns:
+        if any(isinstance(value, Var) and value in made for value in equation.invars):
+            made.update(equation.outvars)
+    return made
