@@ -34,47 +34,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     defaults = demo_defaults(given)
-    app = tyro.extras.SubcommandApp()
 
-    @app.command(name="demo")
-    def _(settings: tyro.conf.OmitArgPrefixes[demo.Settings] = defaults) -> None:
+    def find(settings: demo.Settings = defaults) -> None:
         """Find the poisoned digits behind a model's wrong predictions; writes a table, arrays and a figure."""
         _run_demo(settings)
 
-    @app.command(name="run")
-    def _(settings: tyro.conf.OmitArgPrefixes[commands.RunSettings]) -> None:
-        """Train submodels into a folder; what is there already is kept."""
-        commands.run(settings)
+    by_name = {"demo": find} | {one.__name__: one for one in commands.ALL}
 
-    @app.command(name="resume")
-    def _(settings: tyro.conf.OmitArgPrefixes[commands.ResumeSettings]) -> None:
-        """Go on with a run that was stopped or killed."""
-        commands.resume(settings)
-
-    @app.command(name="status")
-    def _(settings: tyro.conf.OmitArgPrefixes[commands.StatusSettings]) -> None:
-        """Say how many submodels are done, how fast, how long it will take, and what failed."""
-        commands.status(settings)
-
-    @app.command(name="attribute")
-    def _(settings: tyro.conf.OmitArgPrefixes[commands.AttributeSettings]) -> None:
-        """Estimate the effects of all sources from a run, and select among them."""
-        commands.attribute(settings)
-
-    @app.command(name="query")
-    def _(settings: tyro.conf.OmitArgPrefixes[commands.QuerySettings]) -> None:
-        """Do as `attribute` does for another query, from what a game with `keep=` left behind, without training."""
-        commands.query(settings)
-
-    @app.command(name="export")
-    def _(settings: tyro.conf.OmitArgPrefixes[commands.ExportSettings]) -> None:
-        """Write a run or a result as a table for other programs."""
-        commands.export(settings)
+    def work() -> None:
+        tyro.extras.subcommand_cli_from_dict(
+            by_name, prog="jaxame", description=_DESCRIPTION, args=given, config=(tyro.conf.OmitArgPrefixes,)
+        )
 
     command = next((argument for argument in given if not argument.startswith("-")), "")
-    with_errors_in_a_line(
-        f"jaxame {command}", debug, lambda: app.cli(args=given, prog="jaxame", description=_DESCRIPTION)
-    )
+    with_errors_in_a_line(f"jaxame {command}", debug, work)
 
 
 def with_errors_in_a_line(name: str, debug: bool, work: Callable[[], None]) -> None:

@@ -121,11 +121,11 @@ class AttributeSettings:
     """No progress."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class QuerySettings(AttributeSettings):
     """Another query, to be answered from what the submodels of a run left behind."""
 
-    query: str = ""
+    query: str
     """`package.module:factory`, a function that returns a query."""
     set: tuple[str, ...] = ()
     """Arguments of the factory, each `name=value`; a value that is JSON is read as such."""
@@ -142,7 +142,7 @@ class ExportSettings:
 
 
 def run(settings: RunSettings) -> None:
-    """Start a run or go on with it."""
+    """Train submodels into a folder; what is there already is kept."""
     shard = shard_of(settings.workers)
     game, made_by = make(settings.game, settings.set)
     law, key = parse_law(settings.law), jax.random.key(settings.seed)
@@ -160,7 +160,7 @@ def run(settings: RunSettings) -> None:
 
 
 def resume(settings: ResumeSettings) -> None:
-    """Go on with a run, with the game that it was started with."""
+    """Go on with a run that was stopped or killed, with the game that it was started with."""
     shard = shard_of(settings.workers)
     opened = runs.open_run(settings.place)
     game = None if settings.workers.ray else make_again(opened.manifest["made_by"])
@@ -168,7 +168,7 @@ def resume(settings: ResumeSettings) -> None:
 
 
 def status(settings: StatusSettings) -> None:
-    """Say how far a run is."""
+    """Say how many submodels are done, how fast, how long it will take, and what failed."""
     opened = runs.open_run(settings.place)
     how_far = opened.how_far()
     left = (how_far.total - how_far.done) / how_far.rows_per_second if how_far.rows_per_second else None
@@ -184,13 +184,13 @@ def status(settings: StatusSettings) -> None:
 
 
 def attribute(settings: AttributeSettings) -> None:
-    """Estimate and select from a run, and print what was selected."""
+    """Estimate the effects of all sources from a run, and select among them."""
     checks.probability(settings.fdr, "fdr")
     _attribute(settings, runs.open_run(settings.place), None)
 
 
 def query(settings: QuerySettings) -> None:
-    """Estimate and select for another query, without training."""
+    """Do as `attribute` does for another query, from what a game with `keep=` left behind, without training."""
     checks.probability(settings.fdr, "fdr")
     asked, _ = make(settings.query, settings.set)
     opened = runs.open_run(settings.place)
@@ -210,7 +210,7 @@ def _attribute(settings: AttributeSettings, opened: runs.Run, utilities: np.ndar
 
 
 def export(settings: ExportSettings) -> None:
-    """Write a table for other programs."""
+    """Write a run or a result as a table for other programs."""
     import pandas as pd
 
     write = {".parquet": "to_parquet", ".csv": "to_csv"}.get(settings.out.suffix)
@@ -224,6 +224,10 @@ def export(settings: ExportSettings) -> None:
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     getattr(frame, str(write))(settings.out, index=False)
     print(f"{len(frame):,} rows written to {settings.out}.")
+
+
+ALL = (run, resume, status, attribute, query, export)
+"""The commands, each a function of its settings."""
 
 
 def parse_law(text: str) -> Law:

@@ -286,6 +286,7 @@ def _row_keys(key: jax.Array, row: jax.Array, paired: bool) -> tuple[jax.Array, 
     return _stream_keys(key, row - mirrored, _MASK_STREAM), mirrored
 
 
+@functools.partial(jax.jit, static_argnames="stream")
 def _stream_keys(key: jax.Array, rows: jax.Array, stream: int) -> jax.Array:
     """Return the keys `[R]` of one stream of the rows numbered `rows [R]`."""
     return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), stream))(rows)

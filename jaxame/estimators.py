@@ -192,10 +192,11 @@ def call(game: Game, key: jax.Array, masks: ArrayLike, first: int, num_queries: 
     return utilities
 
 
+@functools.partial(jax.jit, static_argnames="number")
 def game_keys(key: jax.Array, first: int, number: int) -> jax.Array:
     """Return the keys that a game gets for rows of a run from number `first` on, `[number]`."""
     game_key = jax.random.fold_in(key, _GAME_STREAM)
-    return jax.vmap(jax.random.fold_in, (None, 0))(game_key, np.arange(first, first + number))
+    return jax.vmap(jax.random.fold_in, (None, 0))(game_key, first + jax.numpy.arange(number))
 
 
 def estimate_ame(

@@ -1,6 +1,7 @@
 """Games and queries by name: how the command line, and workers elsewhere, make them."""
 
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -32,9 +33,10 @@ def make(factory: str, arguments: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"needs a function {name} in a module {module}; got {error}") from error
     try:
-        return function(**settings), {"factory": factory, "settings": settings}
+        inspect.signature(function).bind(**settings)
     except TypeError as error:
         raise ValueError(f"needs arguments that {factory} takes; got {error}") from error
+    return function(**settings), {"factory": factory, "settings": settings}
 
 
 def make_again(made_by: dict[str, Any] | None) -> Any:

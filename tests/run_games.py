@@ -39,3 +39,8 @@ def margins(number: int):
 
 
 NOTHING = 3
+
+
+def broken():
+    """A factory with a bug."""
+    return len(NOTHING)

@@ -129,6 +129,11 @@ def test_laws_by_name():
 
 
 @pytest.mark.slow
+def test_a_bug_in_a_factory_is_not_taken_for_wrong_arguments(tmp_path):
+    with pytest.raises(TypeError, match="has no len"):
+        command("run", tmp_path, "--game", "run_games:broken", "--num-submodels", 10)
+
+
 def test_a_new_query_needs_no_training(tmp_path, capsys):
     run = tmp_path / "run"
     command("run", run, "--game", "run_games:keeping", "--num-submodels", 40, "--quiet")

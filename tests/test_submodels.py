@@ -252,14 +252,14 @@ def test_a_full_batch_is_masked():
         make_game(batch_size=None, feed="gathered")
 
 
-def sizes_of(model, x, platform, batch_size=128, lowering="patches"):
-    recipe = Recipe(as_model(model, x), momentum_sgd, None, num_steps=3, batch_size=batch_size)
+def sizes_of(model, x, platform, batch_size=128, lowering="patches", **options):
+    recipe = Recipe(as_model(model, x), momentum_sgd, None, num_steps=3, batch_size=batch_size, **options)
     return default_sizes(recipe, Examples(x, SET.y, np.arange(len(x))), lowering, platform)
 
 
 def test_default_sizes_follow_the_model():
     large = np.zeros((1, 28, 28), np.float32)
-    assert sizes_of(mlp((64, 32, 10)), SET.x, "cpu") == (32, 128)
+    assert sizes_of(mlp((64, 32, 10)), SET.x, "cpu") == (64, 128)
     assert sizes_of(mlp((64, 4096, 10)), SET.x, "cpu")[0] < 4
     tile, piece = sizes_of(cnn((28, 28), 10), large, "cpu")
     assert tile == 1
@@ -267,6 +267,14 @@ def test_default_sizes_follow_the_model():
     assert sizes_of(cnn((28, 28), 10), large, "gpu")[0] > 8
     assert sizes_of(cnn((28, 28), 10), large, "gpu")[1] == 128
     assert sizes_of(cnn((28, 28), 10), large, "gpu", lowering="native") == (1, 128)
+
+
+def test_a_batch_of_all_submodels_is_no_submodels_own():
+    wide = np.zeros((1, 784), np.float32)  # 128 rows of it are 400 kB; parameters, gradient and momentum 94 kB
+    of_all = sizes_of(mlp((784, 10)), wide, "cpu")[0]
+    assert of_all == 32
+    for own in ({"share_order": False}, {"own_batch": 128}):
+        assert sizes_of(mlp((784, 10)), wide, "cpu", **own)[0] == 8
 
 
 COLOURED = np.zeros((1, 32, 32, 3), np.float32)

@@ -191,14 +191,14 @@ class TrainingGame:
           "outputs", float32 `[m, n, C]`, if `keep` asks for one of them.
         """
         masks = arguments.checked_rows(keys, masks, self.num_sources, self._impl)
-        nothing = np.zeros((0, self.num_queries), np.float32), self._nothing_kept()
+        nothing = np.zeros((0, self.num_queries), np.float32), self._nothing_kept
         rounds = self._with_memory(lambda: [jax.tree.map(fetch, part) for part in self._dispatched(keys, masks)])
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(masks)], nothing, *rounds)
 
     @property
     def kept_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of what `measure` returns of one submodel, by name."""
-        return {name: part.shape[1:] for name, part in self._nothing_kept().items()}
+        return {name: part.shape[1:] for name, part in self._nothing_kept.items()}
 
     def unravel(self, params: jax.Array) -> Params:
         """Return parameters that `measure` kept, `[P]`, as `train` returns them."""
@@ -308,6 +308,7 @@ class TrainingGame:
     def _round_size(self) -> int:
         return self.tile * self._mesh.size
 
+    @functools.cached_property
     def _nothing_kept(self) -> dict[str, np.ndarray]:
         params = jax.eval_shape(self._recipe.model.init, jax.random.key(0, impl=self._impl))
         shapes = jax.eval_shape(functools.partial(self._keep, self._recipe.model.apply), params)
