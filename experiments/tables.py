@@ -1,6 +1,7 @@
 """Write the tables of README.md from the raw results: `python -m experiments.tables`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +172,30 @@ def shapley_table() -> str:
 
 def threshold_table() -> str:
     """Mean L2 error by estimator and budget in the stored run of `experiments.shapley_threshold`."""
-    run = json.loads((RESULTS / "shapley_threshold.cpu-2-cores.json").read_text())
-    means = mean_errors(run["records"])
-    budgets = sorted({record["budget"] for record in run["records"]})
+    run = json.loads((RESULTS / "shapley_threshold.cpu-2-cores.json").read_text())["records"]
+    return _errors({name: {at: mean for at, (mean, _) in own.items()} for name, own in mean_errors(run).items()}, 0.0)
+
+
+def mnist_table() -> str:
+    """L2 error by estimator and budget in the stored run of `experiments.shapley_mnist`: root of the mean square."""
+    run = json.loads((RESULTS / "shapley_mnist.cpu-2-cores.json").read_text())
+    squares: dict[str, dict[int, list[float]]] = {}
+    for one in run["records"]:
+        squares.setdefault(one["estimator"], {}).setdefault(one["budget"], []).append(one["squared_error"])
+    roots = {
+        name: {budget: math.sqrt(max(sum(some) / len(some), 0.0)) for budget, some in own.items()}
+        for name, own in squares.items()
+    }
+    return _errors(roots, run["floor"])
+
+
+def _errors(found: dict[str, dict[int, float]], floor: float) -> str:
+    """A row per estimator and a column per budget; what is below the floor is not resolved."""
+    budgets = sorted({budget for own in found.values() for budget in own})
     lines = [["estimator", *(f"{budget:,}" for budget in budgets)], [":--", *["---:"] * len(budgets)]]
-    for name, own in means.items():
-        lines.append([name, *(f"{own[budget][0]:.2g}" if budget in own else "" for budget in budgets)])
+    for name, own in found.items():
+        texts = {at: f"{error:.2g}" if error >= floor else f"< {floor:.2g}" for at, error in own.items()}
+        lines.append([name, *(texts.get(budget, "") for budget in budgets)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -208,6 +227,7 @@ TABLES = {
     "hierarchy": hierarchy_table,
     "shapley": shapley_table,
     "threshold": threshold_table,
+    "mnist": mnist_table,
     "valuation": valuation_table,
     "demo": demo_table,
     "submodels": submodels_table,

@@ -3,11 +3,13 @@
 `budget` is the number of utility evaluations that a method may make, each on one subset; what it made of them is
 `about["evaluations"]` of the result. All take games of several queries, call them on chunks of subsets, and have
 standard errors where the method has them. A utility that is not finite makes the values it goes into NaN and shows in
-`status`.
+`status`. Those that look into trained models (`jaxame.baselines.gradients`, `jaxame.baselines.representers`) count
+these.
 """
 
 from jaxame.baselines.counting import banzhaf, exact, leave_one_out, owen, random, subsample_influence, svarm
 from jaxame.baselines.data_based import data_oob, knn_shapley
+from jaxame.baselines.gradients import gradient_cosine, gradient_dot, influence, tracin, trak
 from jaxame.baselines.kernel import group_testing, kernel_shap, unbiased_kernel_shap
 from jaxame.baselines.permutations import (
     beta_shapley,
@@ -16,6 +18,7 @@ from jaxame.baselines.permutations import (
     truncated_permutation,
 )
 from jaxame.baselines.regression import datamodels, regression_adjusted
+from jaxame.baselines.representers import feature_similarity, representer_points
 
 __all__ = [
     "banzhaf",
@@ -24,7 +27,11 @@ __all__ = [
     "data_oob",
     "datamodels",
     "exact",
+    "feature_similarity",
+    "gradient_cosine",
+    "gradient_dot",
     "group_testing",
+    "influence",
     "kernel_shap",
     "knn_shapley",
     "leave_one_out",
@@ -32,8 +39,11 @@ __all__ = [
     "permutation",
     "random",
     "regression_adjusted",
+    "representer_points",
     "subsample_influence",
     "svarm",
+    "tracin",
+    "trak",
     "truncated_permutation",
     "unbiased_kernel_shap",
 ]

@@ -21,7 +21,7 @@ from jaxame.submodels.adapter import Params, as_model, in_dtype
 from jaxame.submodels.feeds import Examples
 from jaxame.submodels.keep import checked_points, keeper, unravel
 from jaxame.submodels.preview import Preview
-from jaxame.submodels.training import Augment, Loss, Recipe, share
+from jaxame.submodels.training import Augment, Loss, Recipe, share, trajectory
 from jaxame.types import TrainingData
 
 T = TypeVar("T")
@@ -77,6 +77,8 @@ class TrainingGame:
       data: the training set and the source of each example.
       kept_points: points whose outputs are kept, or None.
       query: the query, as given.
+      model: the model as pure functions, in the precision and with the convolutions that it is trained with.
+      loss: `(outputs [B, C], y [B, ...]) -> [B]`.
       feed: `"masked"` or `"gathered"`.
       lowering: `"patches"` or `"native"`.
       warm_start: whether the submodels start from given parameters.
@@ -163,7 +165,8 @@ class TrainingGame:
         self._recipe = dataclasses.replace(self._recipe, piece=self.piece)
         self._rounds_per_chunk = sizes.rounds_per_chunk(self._recipe, examples, self.tile, platform)
         self._compiled: tiles.CompiledTile | None = None
-        self._apply = jax.jit(self._recipe.model.apply)
+        self.model, self.loss = self._recipe.model, loss
+        self._apply = jax.jit(self.model.apply)
 
     def __call__(self, keys: jax.Array, masks: Any) -> np.ndarray:
         """Train one submodel per row and measure it.
@@ -222,6 +225,23 @@ class TrainingGame:
             return jnp.asarray(np.asarray(leaf.addressable_data(0)[0]))
 
         return self._with_memory(lambda: jax.tree.map(first, next(self._rounds(key[None], masks))[0]))
+
+    def checkpoints(self, key: jax.Array, number: int) -> Params:
+        """Return the parameters `[number, ...]` of one submodel trained on everything, as training goes on.
+
+        Args:
+          key: one typed key.
+          number: of parts that the steps are cut into, as equal as may be; at most as many as steps. The parameters are
+            those after each; the last are those of `train`, but for rounding.
+
+        Raises:
+          ValueError: if `key` or `number` is none of these.
+        """
+        steps = self._recipe.num_steps
+        checks.require(checks.count(number, "number") <= steps, f"a number of at most {steps} steps", number)
+        shared_data, examples = self._shared
+        shared_key = jax.random.wrap_key_data(shared_data, impl=self._impl)
+        return _trajectory(self._recipe, examples, checks.typed_key(key), shared_key, number)
 
     def predict(self, params: Params, x: Any) -> jax.Array:
         """Return the outputs `[B, C]` of a submodel, as from `train`, on inputs `x [B, ...]`."""
@@ -357,6 +377,9 @@ class TrainingGame:
     def _halve_tile(self, why: str) -> None:
         self.tile, self._compiled = self.tile // 2, None
         log.warning("%s; going on with a tile of %d, which changes results by rounding", why, self.tile)
+
+
+_trajectory = jax.jit(trajectory, static_argnums=(0, 4))
 
 
 def fetch(utilities: jax.Array) -> np.ndarray:

@@ -83,6 +83,33 @@ def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Arra
     Returns:
       The trained parameters.
     """
+    step, state, batches, has_own = _plan(recipe, examples, key, shared_key, mask)
+    params = jax.lax.scan(lambda *given: (step(*given), None), state, batches)[0][0]
+    return params if has_own is None else _keep(has_own, params, state[0])
+
+
+def trajectory(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Array, number: int) -> Params:
+    """Train on everything and return the parameters `[number, ...]` after each of `number` parts of the steps."""
+    mask = jnp.ones(jnp.shape(examples.groups), bool)  # no fewer than the sources
+    step, state, batches, _ = _plan(recipe, examples, key, shared_key, mask)
+
+    def noting(carry: tuple, batch: tuple) -> tuple[tuple, None]:
+        state, kept = carry
+        state = step(state, batch)
+        part = batch[0] * number // recipe.num_steps  # written at each of its steps; the last stays
+        return (state, jax.tree.map(lambda all_parts, own: all_parts.at[part].set(own), kept, state[0])), None
+
+    kept = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), state[0])
+    return jax.lax.scan(noting, (state, kept), batches)[0][1]
+
+
+def _plan(
+    recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Array, mask: jax.Array
+) -> tuple[Callable[[tuple, tuple], tuple], tuple, tuple, jax.Array | None]:
+    """Return a step, the state it starts from, the batches of all steps, and whether there is anything to train on.
+
+    The last is None with the masked feed, which finds out for each step.
+    """
     order_key = shared_key if recipe.share_order else key
     augment_key = jax.random.fold_in(order_key, AUGMENT_STREAM)
     order = examples.order
@@ -91,7 +118,7 @@ def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Arra
     own = jnp.asarray(order), mask[jnp.asarray(examples.groups)], recipe.num_steps, recipe.step_size
     is_gathered = recipe.own_batch is not None
 
-    def step(state: tuple, batch: tuple) -> tuple[tuple, None]:
+    def step(state: tuple, batch: tuple) -> tuple:
         params, optimizer_state = state
         number, rows, included = batch
         x = examples.x[rows]
@@ -101,16 +128,16 @@ def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Arra
         gradient = batch_gradient(recipe, params, x, examples.y[rows], counted)
         updates, optimizer_state = recipe.optimizer.update(gradient, optimizer_state, params)
         moved = (optax.apply_updates(params, updates), optimizer_state)
-        return (moved if is_gathered else _keep(jnp.any(included), moved, state)), None
+        return moved if is_gathered else _keep(jnp.any(included), moved, state)
 
     params = recipe.model.init(key) if examples.start is None else examples.start
     state = params, recipe.optimizer.init(params)
     numbers = jnp.arange(recipe.num_steps)
     if not is_gathered:
-        return jax.lax.scan(step, state, (numbers, *masked_batches(*own)))[0][0]
+        return step, state, (numbers, *masked_batches(*own)), None
     # A gathered batch is all included, unless nothing is: then what was trained on is not own, and does not count.
     batches, has_own = gathered_batches(*own)
-    return _keep(has_own, jax.lax.scan(step, state, (numbers, batches, None))[0][0], params)
+    return step, state, (numbers, batches, None), has_own
 
 
 def _keep(is_moved: jax.Array, new: Any, old: Any) -> Any:

@@ -1,0 +1,60 @@
+"""What estimators share that look into models trained on everything, each on a key of its own."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxame import checks
+from jaxame.attribution import Attribution
+from jaxame.baselines.counting import standard_error
+from jaxame.baselines.evaluation import attribution
+from jaxame.submodels import TrainingGame
+
+Params = Any
+"""A pytree of parameters, or of a direction in them; with a leading axis where so said."""
+
+
+def checked(game: Any) -> TrainingGame:
+    """Return a game that trains."""
+    checks.require(isinstance(game, TrainingGame), "a TrainingGame, as its model is looked into", type(game).__name__)
+    return game
+
+
+def with_labels(game: Any) -> TrainingGame:
+    """Return a game that trains on labels."""
+    y = checked(game).data.y
+    checks.require(y.ndim == 1 and np.issubdtype(y.dtype, np.integer), "integer labels [n]", checks.describe(y))
+    return game
+
+
+def trained(game: TrainingGame, key: jax.Array, budget: int) -> Iterator[tuple[Params, jax.Array]]:
+    """Yield the parameters of `budget` models, and the key of each."""
+    everything = np.ones(game.num_sources, bool)
+    for number in range(checks.count(budget, "budget")):
+        own_key = jax.random.fold_in(checks.typed_key(key), number)
+        yield game.train(own_key, everything), own_key
+
+
+def by_source(game: TrainingGame, scores: np.ndarray) -> np.ndarray:
+    """Sum `scores [Q, n]` over the examples of every source, `[Q, N]`."""
+    return np.stack([np.bincount(game.data.source, row, game.num_sources) for row in scores])
+
+
+def mean_over_models(
+    game: TrainingGame,
+    key: jax.Array,
+    budget: int,
+    method: str,
+    scores: Callable[[Params, jax.Array], tuple[np.ndarray, np.ndarray | None]],
+    about: dict[str, Any],
+) -> Attribution:
+    """Make a result of what `scores(params, key)` gives of every model: `[Q, n]`, and the utilities `[Q]` if any."""
+    draws, utilities = [], []
+    for found, of_model in (scores(*model) for model in trained(game, key, budget)):
+        draws.append(by_source(game, found))
+        utilities += [] if of_model is None else [of_model]
+    values, stderr = np.mean(draws, axis=0), standard_error(np.array(draws))
+    seen = np.array(utilities).reshape(len(utilities), len(values))
+    return attribution(game, method, values, stderr, seen, {"budget": budget, "evaluations": budget, **about})
