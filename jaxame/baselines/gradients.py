@@ -79,15 +79,15 @@ def tracin(game: Any, *, key: jax.Array, budget: int, checkpoints: int = 10) -> 
       Pruthi, Liu, Kale, Sundararajan, Estimating Training Data Influence by Tracing Gradient Descent, NeurIPS 2020,
       section 3.2.
     """
-    checkpoints = checks.count(checkpoints, "checkpoints")
+    first, number = Linearised.of(checked(game)), checks.count(checkpoints, "checkpoints")
 
-    def summed(first: Linearised, params: Params, own_key: jax.Array) -> np.ndarray:
-        del params
-        every = game.checkpoints(own_key, checkpoints)
-        parts = [_dot(first, jax.tree.map(lambda leaf, c=c: leaf[c], every)) for c in range(checkpoints)]
-        return np.sum(parts, axis=0)
+    def summed(every: Params, _: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+        each = [jax.tree.map(lambda leaf, c=c: leaf[c], every) for c in range(number)]
+        return np.sum([_dot(first, params) for params in each], axis=0), np.asarray(first.utilities(each[-1]))
 
-    return _mean(game, key, budget, "TracInCP", summed, checkpoints=checkpoints)
+    about = {"checkpoints": number}
+    train = functools.partial(game.checkpoints, number=number)
+    return mean_over_models(game, key, budget, "TracInCP", summed, about, train)
 
 
 def influence(

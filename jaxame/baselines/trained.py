@@ -29,12 +29,14 @@ def with_labels(game: Any) -> TrainingGame:
     return game
 
 
-def trained(game: TrainingGame, key: jax.Array, budget: int) -> Iterator[tuple[Params, jax.Array]]:
-    """Yield the parameters of `budget` models, and the key of each."""
+def trained(
+    game: TrainingGame, key: jax.Array, budget: int, train: Callable[[jax.Array], Params] | None = None
+) -> Iterator[tuple[Params, jax.Array]]:
+    """Yield what `train`, by default on everything, gives for each of `budget` keys, and the key."""
     everything = np.ones(game.num_sources, bool)
     for number in range(checks.count(budget, "budget")):
         own_key = jax.random.fold_in(checks.typed_key(key), number)
-        yield game.train(own_key, everything), own_key
+        yield game.train(own_key, everything) if train is None else train(own_key), own_key
 
 
 def by_source(game: TrainingGame, scores: np.ndarray) -> np.ndarray:
@@ -49,10 +51,11 @@ def mean_over_models(
     method: str,
     scores: Callable[[Params, jax.Array], tuple[np.ndarray, np.ndarray | None]],
     about: dict[str, Any],
+    train: Callable[[jax.Array], Params] | None = None,
 ) -> Attribution:
     """Make a result of what `scores(params, key)` gives of every model: `[Q, n]`, and the utilities `[Q]` if any."""
     draws, utilities = [], []
-    for found, of_model in (scores(*model) for model in trained(game, key, budget)):
+    for found, of_model in (scores(*model) for model in trained(game, key, budget, train)):
         draws.append(by_source(game, found))
         utilities += [] if of_model is None else [of_model]
     values, stderr = np.mean(draws, axis=0), standard_error(np.array(draws))
