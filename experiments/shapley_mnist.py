@@ -9,6 +9,17 @@ with a standard error for every source. `squared_error` is the squared L2 distan
 variance, which makes it unbiased for the distance from the truth; `l2_error` is its root, or 0 where it is negative.
 `floor` is the root of that variance, the error of the reference itself: errors much below it are not resolved.
 Submodels share the initial parameters and the order of examples, so that the game has no noise of its own.
+
+Result (`results/shapley_mnist.cpu-2-cores.json`, `--seeds 3 --workers 2`, a reference of 1,046,954 trainings, 5,186 s
+with tests of other things beside it): the truth's norm is .474, the floor .036. Root mean square errors at 2^10, 2^12
+and 2^14 trainings: `jaxame` .113, .085 and .057, with `interactions=False` .159, .115 and .082. KernelSHAP with L1,
+told as many features, has .278, .216 and .138; the best of all others, Owen sampling, then trees, .367, .244 and .112. On
+every seed ours is the nearest at every budget. The ten poisoned images have 1.6 times the total, all others together
+less than nothing.
+
+Trainings a second, of the reference with all that an estimator does on the host besides: 1,009 on the two cores, busy
+with other things; 285,554 on one H100, where 2^21 trainings take 7.3 s (`results/shapley_mnist.h100.json`, with
+`--truth-budget 2097152 --budgets 1024 --seeds 1 --estimators permutation Owen random`).
 """
 
 import dataclasses

@@ -134,6 +134,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 def draw_errors(found: list[dict[str, Any]], path: Path, lines: dict[str, float]) -> None:
     """Draw error and seconds against budget, a line per estimator, and some errors to compare with."""
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    lowest = min([*lines.values(), *(mean for own in mean_errors(found).values() for mean, _ in own.values())])
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6.5), layout="constrained")
     for number, (name, own) in enumerate(mean_errors(found).items()):
         mine = name in known.OURS
@@ -156,7 +157,7 @@ def draw_errors(found: list[dict[str, Any]], path: Path, lines: dict[str, float]
         axis.set_xlabel("evaluations of the game")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-    left.set_ylim(bottom=_SMALLEST / 2)
+    left.set_ylim(bottom=max(_SMALLEST, lowest) / 2)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=100)
     plt.close(figure)
