@@ -13,8 +13,8 @@ Submodels share the initial parameters and the order of examples, so that the ga
 Result (`results/shapley_mnist.cpu-2-cores.json`, `--seeds 3 --workers 2`, a reference of 1,046,954 trainings, 5,186 s
 with tests of other things beside it): the truth's norm is .474, the floor .036. Root mean square errors at 2^10, 2^12
 and 2^14 trainings: `jaxame` .113, .085 and .057, with `interactions=False` .159, .115 and .082. KernelSHAP with L1,
-told as many features, has .278, .216 and .138; the best of all others, Owen sampling, then trees, .367, .244 and .112. On
-every seed ours is the nearest at every budget. The ten poisoned images have 1.6 times the total, all others together
+told as many features, has .278, .216 and .138; the best of all others, Owen sampling, then trees, .367, .244 and .112.
+On every seed ours is the nearest at every budget. The ten poisoned images have 1.6 times the total, all others together
 less than nothing.
 
 Trainings a second, of the reference with all that an estimator does on the host besides: 1,009 on the two cores, busy
