@@ -221,6 +221,11 @@ ERRORS = {
         "a scale above the largest eigenvalue",
     ),
     "targets": (lambda: baselines.trak(make_logistic(**REGRESSION), key=KEY, budget=1), "integer labels"),
+    "tolerance": (lambda: baselines.influence(GAME, key=KEY, budget=1, tolerance=-1.0), "tolerance above 0; got -1"),
+    "no ridge": (
+        lambda: baselines.trak(GAME, key=KEY, budget=1, ridge=0.0),
+        "a ridge above 0 for 512 projections of 60",
+    ),
     "ridge": (lambda: baselines.trak(GAME, key=KEY, budget=1, ridge=-1.0), "a ridge of at least 0"),
     "points": (
         lambda: baselines.feature_similarity(GAME, key=KEY, budget=1, test_x=SET.x[:2, :3], test_y=SET.y[:2]),

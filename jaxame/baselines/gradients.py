@@ -131,7 +131,8 @@ def influence(
       Ghassemi, Grosse, If Influence Functions are the Answer, Then What is the Question?, NeurIPS 2022 (Gauss-Newton).
     """
     checks.require(solver in SOLVERS, f"a solver among {SOLVERS}", repr(solver))
-    checks.require(damping > 0 and scale > 0 and tolerance > 0, "damping, scale and tolerance above 0", damping)
+    for name, value in (("damping", damping), ("scale", scale), ("tolerance", tolerance)):
+        checks.require(value > 0, f"{name} above 0", value)
     max_steps, sample = checks.count(max_steps, "max_steps"), checks.count(sample, "sample")
     residuals: list[float] = []
 
@@ -149,8 +150,8 @@ def influence(
 
     about = {"solver": solver, "damping": damping, "relative_residual": residuals}
     result = _mean(game, key, budget, "influence functions", solved, **about)
-    if residuals and max(residuals) > tolerance:
-        text = f"conjugate gradients ended at a relative residual of {max(residuals):.1g}, above {tolerance:g}"
+    if residuals and max(residuals) > 2 * tolerance:  # rounding parts what they keep account of from what is left
+        text = f"conjugate gradients ended at a relative residual of {max(residuals):.2g}, above {tolerance:g}"
         warnings.warn(f"{text}: raise max_steps or damping", UserWarning, stacklevel=2)
     return result
 
@@ -178,6 +179,10 @@ def trak(game: Any, *, key: jax.Array, budget: int, num_projections: int = 512, 
     first = Linearised.of(with_labels(game))
     num_projections = checks.count(num_projections, "num_projections")
     checks.require(ridge >= 0, "a ridge of at least 0", ridge)
+    regular = ridge > 0 or num_projections < first.num_examples
+    checks.require(
+        regular, f"a ridge above 0 for {num_projections} projections of {first.num_examples} examples", ridge
+    )
     scores, missing, utilities = [], [], []
     for params, own_key in trained(game, key, budget):
         random = jax.random.fold_in(own_key, _PROJECTION_STREAM)

@@ -23,12 +23,12 @@ _GATHERED_PRODUCTS, _GATHERED_BYTES = 1.3, 14.0
 
 # Operations of a step with which one submodel fills an accelerator: a step of ResNet-9 is some 150 kernels, launched in
 # 5 us each, in which a device of 800 TFLOP/s (bfloat16) at a third of its peak does 2e11. From there on patches only
-# cost: nine times the activations through memory. Measured far on either side, on an H100: XLA's own convolutions train
-# ResNet-9 on 1,024 images a step (2.3e12) 1.7 times as fast, patches a CNN on 256 (1.5e9) 3.0 to 3.2 times as fast.
+# cost: nine times the activations through memory. Seen once, far on either side, on an H100: XLA's own convolutions
+# train ResNet-9 on 1,024 images a step (2.3e12) 1.7 times as fast, patches a CNN on 256 (1.5e9) 3 times as fast.
 _FILLING_STEP_ACCELERATOR = 2e11
 
-# What a step of one tile should touch: a core's share of the cache; on an accelerator enough to fill it. On an H100 a
-# CNN gains 9 % from four times as much, logistic regression on MNIST 25 % from tiles of 4,096 instead of 1,024.
+# What a step of one tile should touch: a core's share of the cache; on an accelerator enough to fill it. Seen once on
+# an H100: a CNN gains 9 % from four times as much, logistic regression on MNIST 25 % from tiles of 4,096, not 1,024.
 _STEP_BYTES = {"cpu": 3 * 2**20}
 _STEP_BYTES_ACCELERATOR = 2**31
 _LARGEST_TILE = {"cpu": 64}
