@@ -9,8 +9,8 @@ Then bytes of stored chunks are changed, and chunks are truncated. Every case ha
 
 Last, training into a run is compared with drawing the design and training without one, at the default chunk size. The
 cost of durability is what is added to the time outside of the game, as a share of all time without a run: the game does
-the same in both, and its own time varies by more than the difference. Medians over repeats that take turns. That alone, for
-a machine that does nothing else: `--kills 0 --in-writes 0 --corruptions 0 --chunks 8 --repeats 15`.
+the same in both, and its own time varies by more than the difference. Medians over repeats that take turns.
+That alone, for a machine that does nothing else: `--kills 0 --in-writes 0 --corruptions 0 --chunks 8 --repeats 15`.
 """
 
 import dataclasses
