@@ -18,14 +18,14 @@ On the digits the AME is not known: two halves of independent submodels give two
 squares on all sources, and `(v - a) (v - b)` summed is an unbiased squared error of `v`. Its prior is the similarity of
 a training image to the query if it has the attacker's label.
 
-Result (`results/estimator_ablation.cpu-2-cores.json`; 3 replicates, 2 on the digits; 552 s on two cores): with as many
+Result (`results/estimator_ablation.cpu-2-cores.json`; 3 replicates, 2 on the digits; 257 s on two cores): with as many
 rows as sources and four times as many, the default has .36 and .17 of the paper's error on the saturating game
 (standard errors .05 and .03), .27 and .24 on the one that saturates early, between .21 and .70 on the other closed
-forms, .82 and .58 on the digits. The relaxed fit alone has .43 and .22, .44 and .31. Products of memberships, which
-"interactions" were before they became a Gaussian process, help where few sources interact strongly (.23 and .20 on
-early saturation), a good prior takes up to an eighth off, a useless one costs nothing; pairs gain or lose by little but
-lose with as many rows as sources on saturation, threshold and majority. Efficiency moves the error of Shapley values by
--.14 to +.06 of it.
+forms, .82 and .58 on the digits. The relaxed fit alone has .43 and .22, .44 and .31. Interactions help where few
+sources interact strongly, with .18 and .20 on early saturation, .20 and .13 on the threshold and .20 on the majority
+with four times as many rows, where the default has .29; elsewhere they change little (the largest loss is .02). A good
+prior takes up to an eighth off, a useless one costs nothing; pairs gain or lose by little but lose with as many rows as
+sources on saturation, threshold and majority. Efficiency moves the error of Shapley values by -.14 to +.06 of it.
 
 Settings were chosen on seed 900, where also measured and left out: subtracting a multiple of the prior's linear
 prediction (worse than penalty factors on sparse games), factors of the square root of the prior, least squares at
