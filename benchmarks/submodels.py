@@ -29,7 +29,6 @@ from benchmarks.peers.common import attempt
 from jaxame import checks, cli, environment
 from jaxame.submodels import TrainingGame
 from jaxame.submodels.arguments import cross_entropy
-from jaxame.submodels.flops import flops_per_example
 
 Record = dict[str, Any]
 _TIMED_SEED, _FRESH_SEED = 1, 2
@@ -149,7 +148,7 @@ def _ours(case: Case, num_fresh: int) -> Iterator[Solver]:
             "solver": "jaxame" if feed == default else f"jaxame-{feed}",
             "setting": {"feed": feed, "tile": game.tile, "piece": game.piece},
             "lowering": game.lowering,
-            "flops_per_submodel": _flops(case, feed=feed),
+            "flops_per_submodel": game.flops,
         }
         yield Solver(
             record,
@@ -173,7 +172,7 @@ def _loop(case: Case, feed: str, num_fresh: int) -> Solver:
             one(keys[i : i + 1], masks[i : i + 1])
         return time.perf_counter() - begin
 
-    record = {"solver": "jaxame-loop", "setting": {"feed": feed}, "flops_per_submodel": _flops(case, feed=feed)}
+    record = {"solver": "jaxame-loop", "setting": {"feed": feed}, "flops_per_submodel": one.flops}
     return Solver(record, num, train, functools.partial(_objectives, case, feed, num_fresh))
 
 
@@ -254,12 +253,6 @@ def _rows(seed: int, case: Case, num: int) -> tuple[jax.Array, np.ndarray]:
     return jax.random.split(key, num), case.masks(key, num)
 
 
-def _flops(case: Case, **changes: Any) -> float:
-    """Operations of the matrix products of one submodel's training, those on excluded examples too."""
-    recipe = case.game(_nothing, **changes)._recipe
-    return recipe.num_steps * recipe.step_size * flops_per_example(recipe, case.task.x, case.task.y)
-
-
 def _peak(case: Case, platform: str) -> float:
     """Operations per second of a large matrix product on every device at once."""
     side = _PEAK_SIDE.get(platform, 4096)
@@ -284,7 +277,7 @@ def _unbatched(case: Case) -> Callable[[], float]:
     game, num = case.game(_nothing, **changes), jax.local_device_count()
     keys, masks = jax.random.split(jax.random.key(_TIMED_SEED), num), np.ones((num, len(case.task.x)), bool)
     game(keys, masks)
-    flops = num * _flops(case, **changes)
+    flops = num * game.flops
 
     def measure() -> float:
         begin = time.perf_counter()

@@ -45,7 +45,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import records
-from jaxame import demo, environment, estimate_ame, evaluate, games
+from jaxame import demo, estimate_ame, evaluate, games
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Grid, TruncatedUniform, sample_design
 from jaxame.features import code, mask_columns
@@ -272,8 +272,7 @@ def main(settings: Settings) -> dict[str, Any]:
     cells = summarise(errors)
     if settings.smoke:
         check(cells)
-    about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
-    return {"records": cells, "devices": environment.devices()} | about
+    return {"records": cells}
 
 
 def check(cells: list[dict[str, Any]]) -> None:

@@ -40,7 +40,7 @@ import numpy as np
 import optax
 
 from experiments import records
-from jaxame import data, environment, hierarchy, queries
+from jaxame import data, hierarchy, queries
 from jaxame.design import PointMass
 from jaxame.submodels import TrainingGame, logistic
 
@@ -289,8 +289,7 @@ def main(settings: Settings) -> dict[str, Any]:
         cells = [cell for seed in settings.seeds for cell in scored("digits", seed, settings)]
     if settings.smoke:
         check(cells)
-    about = {"versions": environment.versions(), "devices": environment.devices()}
-    return {"records": cells, "settings": {name: dataclasses.asdict(own) for name, own in SIZES.items()}} | about
+    return {"records": cells, "settings": {name: dataclasses.asdict(own) for name, own in SIZES.items()}}
 
 
 def check(cells: list[dict[str, Any]]) -> None:

@@ -37,7 +37,7 @@ import numpy as np
 from scipy import stats
 
 from experiments import records
-from jaxame import environment, games, inference, stopping
+from jaxame import games, inference, stopping
 from jaxame.design import Beta, Design, Grid, Law, PointMass, TruncatedUniform, sample_design
 from jaxame.features import code, mask_columns
 from jaxame.lasso import Tolerance, assign_folds, cross_validate, make_problem
@@ -217,8 +217,7 @@ def main(settings: Settings) -> dict[str, Any]:
     cells = summarise(found)
     if settings.smoke:
         check(cells)
-    about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
-    return {"records": cells, "devices": environment.devices()} | about
+    return {"records": cells}
 
 
 def check(cells: list[dict[str, Any]]) -> None:

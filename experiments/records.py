@@ -1,13 +1,14 @@
 """How experiments run as programs, and how they end: records printed and, where asked for, written and drawn."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from jaxame import cli
+from jaxame import cli, environment
 
 
 def run(
@@ -20,13 +21,16 @@ def run(
 
     Args:
       settings: dataclass of the flags, with a field `json` and, if there is something to draw, `figure`.
-      main: maps settings to results with `records`.
+      main: maps settings to results with `records`; the file also says how long it took and on what.
       description: of the command line's help.
       draw: draws the results to a file.
     """
     cli.use_all_cores()
     chosen: Any = tyro.cli(settings, description=description)
+    begin = time.perf_counter()
     results = main(chosen)
+    seconds = time.perf_counter() - begin
+    results |= {"seconds": seconds, "devices": environment.devices(), "versions": environment.versions()}
     finish(results, chosen.json)
     if draw is not None and chosen.figure:
         draw(results, chosen.figure)

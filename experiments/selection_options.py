@@ -41,7 +41,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import records
-from jaxame import environment, estimate_ame, games
+from jaxame import estimate_ame, games
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Grid, sample_design
 from jaxame.foreign import foreign_design
@@ -312,8 +312,7 @@ def main(settings: Settings) -> dict[str, Any]:
     cells = summarise(found, settings.submodels)
     if settings.smoke:
         check(cells)
-    about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
-    return {"records": cells, "devices": environment.devices()} | about
+    return {"records": cells}
 
 
 def check(cells: list[dict[str, Any]]) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks import shapley_estimators as known
 from benchmarks import workers
 from experiments import records
-from jaxame import checks, environment, games
+from jaxame import checks, games
 
 NUM_SOURCES, SEED = 1000, 60
 
@@ -78,8 +78,7 @@ def main(settings: Settings) -> dict[str, Any]:
     if settings.smoke:
         check(found)
     left_out = [{"estimator": name, "budget": budget, "reason": why} for (name, budget), why in skipped.items()]
-    about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
-    return {"records": found, "skipped": left_out, "devices": environment.devices()} | about
+    return {"records": found, "skipped": left_out}
 
 
 class Task(NamedTuple):

@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the raw results: `python -m experiments.tables`."""
+"""Write the tables of README.md, and experiments/README.md, from the raw results: `python -m experiments.tables`."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapley import KINDS, NO_ERROR
+from experiments.page import page
 from experiments.shapley_threshold import mean_errors
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +153,29 @@ def valuation_table() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def gradients_table() -> str:
+    """Means over seeds in the stored run of `experiments.gradient_baselines`."""
+    run = json.loads((RESULTS / "gradient_baselines.cpu-2-cores.json").read_text())
+    lines = [["estimator", "told k: found", "average precision", "not told: precision / recall", "LDS", "s", "MB"]]
+    lines.append([":--", *["---:"] * 6])
+    for one in run["summary"]:
+        chosen = "" if one["precision"] is None else f"{one['precision']:.2f} / {one['recall']:.2f}"
+        scores = f"{one['found']:.2f}", f"{one['average_precision']:.2f}", chosen, f"{one['lds']:.2f}"
+        lines.append([one["estimator"], *scores, f"{one['seconds']:.3g}", f"{one['peak_rss_mb']:,.0f}"])
+    ceiling = f"The noise ceiling of the LDS is {run['summary'][0]['lds_ceiling']:.2f}."
+    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", ceiling])
+
+
+def robustness_table() -> str:
+    """Means over seeds in the stored run of `experiments.robustness`."""
+    run = json.loads((RESULTS / "robustness.cpu-2-cores.json").read_text())
+    names = ("success", "accuracy", "precision", "recall")
+    lines = [["changed", "to", "attack success", "clean accuracy", "precision", "recall"]]
+    lines.append([":--", ":--", *["---:"] * 4])
+    lines += [[one["changes"], one["condition"], *(f"{one[name]:.2f}" for name in names)] for one in run["summary"]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def shapley_table() -> str:
     """A table for every kind of game in the stored runs of `benchmarks.shapley`, and what trees do on sparse ones."""
     runs = [json.loads(path.read_text()) for path in sorted(BENCHMARKS.glob("shapley.*.json"))]
@@ -225,6 +249,8 @@ TABLES = {
     "selection": selection_table,
     "ablation": ablation_table,
     "hierarchy": hierarchy_table,
+    "gradients": gradients_table,
+    "robustness": robustness_table,
     "shapley": shapley_table,
     "threshold": threshold_table,
     "mnist": mnist_table,
@@ -247,3 +273,4 @@ def updated(text: str) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(updated(readme.read_text()))
+    (ROOT / "experiments" / "README.md").write_text(page())

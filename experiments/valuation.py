@@ -47,7 +47,7 @@ import optax
 
 from benchmarks import shapley_estimators
 from experiments import records
-from jaxame import ame, baselines, data, environment, evaluate, metrics, queries
+from jaxame import ame, baselines, data, evaluate, metrics, queries
 from jaxame.attribution import Attribution
 from jaxame.design import PointMass, sample_design
 from jaxame.submodels import TrainingGame, logistic, mlp
@@ -279,9 +279,8 @@ def main(settings: Settings) -> dict[str, Any]:
     summary = summarise(scores)
     if settings.smoke:
         check(summary)
-    about = {"seconds": time.perf_counter() - begin, "versions": environment.versions()}
     given = {"num_train": settings.num_train, "flipped": FLIPPED, "fractions": list(metrics.FRACTIONS)}
-    return {"records": scores, "summary": summary, "curves": lines, "devices": environment.devices()} | given | about
+    return {"records": scores, "summary": summary, "curves": lines} | given
 
 
 def check(summary: list[dict[str, Any]]) -> None:

@@ -6,8 +6,10 @@ compare the answer, made without that knowledge, with the ten.
 """
 
 import dataclasses
+import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +82,10 @@ class Attack:
 
     Attributes:
       train: the training set after the attack.
-      query_x: `[Q, 8, 8]` test images with the patch.
+      query_x: `[Q, ...]` test images with the trigger.
       query_y: `[Q]` their true classes.
       test: the clean test set.
-      triggered: `[n, 8, 8]` every test image of another class, with the patch.
+      triggered: `[n, ...]` every test image of another class, with the trigger.
       target: the attacker's class.
       poisoned: `[k]` the training images that were changed.
     """
@@ -97,8 +99,8 @@ class Attack:
     poisoned: np.ndarray
 
 
-def add_patch(images: np.ndarray, size: int, value: float) -> np.ndarray:
-    """Return copies of `images [n, H, W]` with a square patch in the lower left corner."""
+def add_patch(images: np.ndarray, size: int, value: float | np.ndarray) -> np.ndarray:
+    """Return copies of `images [n, H, W]` or `[n, H, W, C]` with a square patch in the lower left corner."""
     patched = images.copy()
     patched[:, -size:, :size] = value
     return patched
@@ -114,27 +116,58 @@ def attack(settings: Settings, key: jax.Array) -> Attack:
     Raises:
       ValueError: if there are fewer images than asked for.
     """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     train, test = data.split(data.digits(), key, settings.num_train)
-    target = int(rng.integers(train.num_classes))
+    trigger = functools.partial(
+        add_patch, size=checks.count(settings.patch_size, "patch_size"), value=settings.patch_value
+    )
+    return poison(
+        train, test, key, trigger=trigger, num_poisoned=settings.num_poisoned, num_queries=settings.num_queries
+    )
+
+
+def poison(
+    train: data.Dataset,
+    test: data.Dataset,
+    key: jax.Array,
+    *,
+    trigger: Callable[[np.ndarray], np.ndarray],
+    num_poisoned: int,
+    num_queries: int,
+    target: int | None = None,
+) -> Attack:
+    """Give some training images a trigger and the attacker's label, and make queries of test images with the trigger.
+
+    Args:
+      train: training images.
+      test: clean images.
+      key: one typed key; decides the poisoned images, the queries and, if it is not given, the attacker's class.
+      trigger: images `[n, ...]` to copies with the trigger.
+      num_poisoned: images of other classes than the attacker's to poison.
+      num_queries: test images of other classes to ask about.
+      target: the attacker's class.
+
+    Raises:
+      ValueError: if there are fewer images than asked for.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    target = int(rng.integers(train.num_classes)) if target is None else target
 
     def choose(dataset: data.Dataset, count: int, what: str) -> np.ndarray:
         others = np.flatnonzero(dataset.y != target)
         checks.require(1 <= count <= others.size, f"{what} from 1 to {others.size}", count)
         return rng.choice(others, count, replace=False)
 
-    poisoned = choose(train, settings.num_poisoned, "num_poisoned")
-    asked = choose(test, settings.num_queries, "num_queries")
-    patch = checks.count(settings.patch_size, "patch_size"), settings.patch_value
+    poisoned = choose(train, num_poisoned, "num_poisoned")
+    asked = choose(test, num_queries, "num_queries")
     x, y = train.x.copy(), train.y.copy()
-    x[poisoned] = add_patch(x[poisoned], *patch)
+    x[poisoned] = trigger(x[poisoned])
     y[poisoned] = target
     return Attack(
         train=dataclasses.replace(train, x=x, y=y),
-        query_x=add_patch(test.x[asked], *patch),
+        query_x=trigger(test.x[asked]),
         query_y=test.y[asked],
         test=test,
-        triggered=add_patch(test.x[test.y != target], *patch),
+        triggered=trigger(test.x[test.y != target]),
         target=target,
         poisoned=np.sort(poisoned),
     )

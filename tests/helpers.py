@@ -1,11 +1,6 @@
 """Sizes and games that the tests share: every new shape costs seconds of compilation."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -64,17 +59,3 @@ def assert_same(one, other, queries=slice(None)):
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name], err_msg=name)
         assert value.dtype == other[name].dtype
-
-
-def small_run(experiment, folder, figure=True):
-    """Run `--smoke` of an experiment as a program and return the JSON that it writes; a figure must be one."""
-    # Not the tests' eight devices, as every function would be compiled for each.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    files = ["--json", folder / "records.json", *(["--figure", folder / "figure.png"] if figure else [])]
-    command = [sys.executable, "-m", f"experiments.{experiment}", "--smoke", *files]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    if figure:
-        assert (folder / "figure.png").stat().st_size > 10_000
-    return json.loads((folder / "records.json").read_text())

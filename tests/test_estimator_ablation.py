@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from helpers import small_run
 
 from experiments import estimator_ablation as ablation
 from jaxame.design import sample_design
@@ -41,10 +40,3 @@ def test_the_check_can_fail():
     for bad in ({"ratio": 0.9}, {"ratio": 0.4, "M": 250}):
         with pytest.raises(SystemExit, match="the claim is not met"):
             ablation.check([CELL | bad])
-
-
-@pytest.mark.slow
-def test_small_run_writes_records_and_a_figure(tmp_path):
-    cells = small_run("estimator_ablation", tmp_path)["records"]
-    assert len(cells) == 2 * 5  # games, options
-    assert all(np.isfinite(cell["l2_error"]) and cell["replicates"] == 2 for cell in cells)

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from helpers import small_run
 
 from experiments import fdr_calibration
 from jaxame.design import Grid, sample_design
@@ -46,11 +45,3 @@ def test_the_check_can_fail():
         with pytest.raises(SystemExit, match="the claim is not met"):
             fdr_calibration.check([good[0] | bad])
     fdr_calibration.check([*good, good[0] | {"method": "knockoff", "fdr": 0.9}])  # claims less
-
-
-@pytest.mark.slow
-def test_small_run_writes_records_and_a_figure(tmp_path):
-    cells = small_run("fdr_calibration", tmp_path)["records"]
-    levels = sum(len(levels) for (_, copies), levels in fdr_calibration.LEVELS.items() if copies == 4)
-    assert len(cells) == 2 * 3 * 2 * levels  # kinds of design, games, methods
-    assert all(cell["replicates"] == 20 for cell in cells)

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from helpers import small_run
 
 from experiments import hierarchy as experiment
 from jaxame import hierarchy
@@ -47,10 +46,3 @@ def test_figure_is_drawn_where_nothing_was_selected(tmp_path):
         {"records": [*GOOD, *(cell | {"precision": None, "design": "nested"} for cell in GOOD)]}, tmp_path / "f.png"
     )
     assert (tmp_path / "f.png").stat().st_size > 10_000
-
-
-@pytest.mark.slow
-def test_small_run_writes_records(tmp_path):
-    cells = small_run("hierarchy", tmp_path, figure=False)["records"]
-    assert [cell["level"] for cell in cells] == ["user", "post"]
-    assert {"data", "design", "precision", "recall", "num_submodels", "seconds"} <= cells[0].keys()

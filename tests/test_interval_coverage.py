@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from helpers import small_run
 from scipy import stats
 
 from experiments import interval_coverage as coverage
@@ -63,9 +62,3 @@ def test_the_check_can_fail():
     for bad in ({"coverage": 0.9}, {"coverage": 0.995}, {"M": 25}):
         with pytest.raises(SystemExit, match="the claim is not met"):
             coverage.check([good | bad])
-
-
-def test_small_run_writes_records_and_a_figure(tmp_path):
-    cells = small_run("interval_coverage", tmp_path)["records"]
-    assert len(cells) == 3 * 2 * 2  # games, kinds, with an effect or not
-    assert all(cell["replicates"] == 60 for cell in cells)

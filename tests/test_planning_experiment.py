@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from helpers import small_run
 
 from experiments import planning as experiment
 from jaxame import planning
@@ -36,10 +35,3 @@ def test_the_check_can_fail():
     for bad in (found("plan", 0.9, 0.3), found("detectable_effect", 0.9, 0.3), found("planted_power", 0.9, 0.3)):
         with pytest.raises(SystemExit, match="the claim is not met"):
             experiment.check(bad)
-
-
-@pytest.mark.slow
-def test_small_run_writes_records(tmp_path):
-    found = small_run("planning", tmp_path, figure=False)["records"]
-    assert {"what", "game", "N", "k", "M", "predicted", "measured", "se"} <= set(found[0])
-    assert {one["what"] for one in found} == {"plan", "detectable_effect", "planted_power"}

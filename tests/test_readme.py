@@ -4,12 +4,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-@pytest.mark.slow
 def test_python_examples_run(tmp_path, monkeypatch):
     """One after the other, in an empty folder."""
     monkeypatch.chdir(tmp_path)

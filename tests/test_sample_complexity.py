@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from helpers import small_run
 from sklearn.linear_model import lasso_path
 
 from experiments import sample_complexity as experiment
@@ -107,11 +106,3 @@ def test_the_check_can_fail():
     for bad in (outcome(0.96, 0.95, 0.9), outcome(0.2, 0.5, 0.9), outcome(0.5, 0.95, 0.3)):
         with pytest.raises(SystemExit, match="the claim is not met"):
             experiment.check(bad)
-
-
-@pytest.mark.slow
-def test_small_run_writes_records_and_a_figure(tmp_path):
-    outcome = small_run("sample_complexity", tmp_path)
-    assert set(outcome["fits"]) == {"k ln N", "k ln N / R2"}
-    assert {"game", "k", "N", "M90", "M90_se", "R2"} <= set(outcome["records"][0])
-    assert len(outcome["records"]) == 3 * 2 * 2

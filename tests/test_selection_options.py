@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from helpers import small_run
 
 from experiments import selection_options as experiment
 
@@ -48,10 +47,3 @@ def test_the_check_can_fail():
     for bad in ({"fdr": 0.3}, {"power": 0.1}, {"game": "stand-ins", "option": "groups"}):
         with pytest.raises(SystemExit, match="the claim is not met"):
             experiment.check([good | bad])
-
-
-@pytest.mark.slow
-def test_small_run_writes_records_and_a_figure(tmp_path):
-    cells = small_run("selection_options", tmp_path)["records"]
-    assert len(cells) == 2 * (3 * 5 + 3 + 2 + 2)  # levels; options and games, ways of the other three
-    assert all(0 <= cell["fdr"] <= 1 and 0 <= cell["power"] <= 1 for cell in cells)

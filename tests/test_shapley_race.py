@@ -7,7 +7,6 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from helpers import small_run
 
 from benchmarks import shapley, shapley_estimators, shapley_games
 from experiments import shapley_mnist, shapley_threshold
@@ -154,12 +153,6 @@ def test_means_of_the_threshold_experiment(tmp_path):
             shapley_threshold.check(wrong)
     shapley_threshold.draw({"records": found}, tmp_path / "figure.png")
     assert matplotlib.image.imread(tmp_path / "figure.png").std() > 0.05
-
-
-@pytest.mark.slow
-def test_threshold_small_run(tmp_path):
-    results = small_run("shapley_threshold", tmp_path)
-    assert set(results["records"][0]) == {"estimator", "budget", "seed", "l2_error", "seconds"}
 
 
 def test_the_trigger_is_a_bright_square():

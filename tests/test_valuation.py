@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from helpers import small_run
 
 from benchmarks import shapley_estimators
 from experiments import valuation
@@ -94,13 +93,3 @@ def test_the_check_can_fail():
             valuation.check([LINE | bad, chance])
     with pytest.raises(SystemExit, match="the claim is not met"):
         valuation.check([LINE, chance | {"lds": 0.7}])
-
-
-@pytest.mark.slow
-def test_small_run_writes_records_and_a_figure(tmp_path):
-    results = small_run("valuation", tmp_path)
-    found = results["records"]
-    assert {(one["data"], one["seed"], one["budget"]) for one in found} == {("breast cancer", 0, 300)}
-    assert len(found) == len(results["summary"]) == len(results["curves"]) == 5
-    for one in results["curves"]:
-        assert {len(one[curve]) for curve in valuation.CURVES} == {len(results["fractions"])}

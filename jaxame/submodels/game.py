@@ -19,6 +19,7 @@ from jaxame.fingerprint import sum_of_arrays, sum_of_program
 from jaxame.submodels import arguments, sizes, tiles
 from jaxame.submodels.adapter import Params, as_model, in_dtype
 from jaxame.submodels.feeds import Examples
+from jaxame.submodels.flops import flops_per_example
 from jaxame.submodels.keep import checked_points, keeper, unravel
 from jaxame.submodels.preview import Preview
 from jaxame.submodels.training import Augment, Loss, Recipe, share, trajectory
@@ -275,6 +276,12 @@ class TrainingGame:
             feed=self.feed,
             lowering=self.lowering,
         )
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """Operations of the matrix products of one submodel's training, those on excluded examples too."""
+        recipe = self._recipe
+        return recipe.num_steps * recipe.step_size * flops_per_example(recipe, self.data.x, self.data.y)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -1,0 +1,258 @@
+"""Randomised experiments against attribution by gradients, on the poisoned digits of `jaxame demo`.
+
+Question: who finds the ten poisoned digits among 1,000 behind the logit margins of 20 triggered test digits, whose
+values predict training on other subsets, and at what cost?
+
+All see the same data and the same queries. Estimators from gradients look into ten models trained on everything; ours
+train submodels. Whose values rank is told how many were poisoned: `found` is the share of the ten among the ten
+highest values, precision and recall alike. Ours is also run as one would use it, by knockoffs at a false discovery rate
+of .05, which are not told: `precision` and `recall`. Every estimator has a process of its own.
+
+- `average_precision`: area under the curve of precision against recall, in steps; chance has .01.
+- `lds`: rank correlation of sums of values with the margins of 100 held-out submodels, each on half of the digits, the
+  mean of four trainings; `lds_ceiling`: what the expected margin would reach. All of these are means over queries.
+- `seconds`: with training and, on the first seed, compilation; the median is shown. `peak_rss_mb`: of the process.
+"""
+
+import dataclasses
+import functools
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from experiments import records
+from jaxame import ame, baselines, demo, environment, evaluate, metrics
+from jaxame.attribution import Attribution
+from jaxame.baselines.representers import Features
+from jaxame.design import Grid, PointMass, sample_design
+from jaxame.submodels import TrainingGame, as_model, mlp
+
+SEED, FDR, MODELS, OURS = 60, 0.05, 10, "jaxame"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each decides the attack, the trainings and the held-out subsets."""
+    estimators: tuple[str, ...] = ()
+    """Some of them, by name; all by default."""
+    masks: int = 100
+    """Held-out subsets."""
+    mask_repeats: int = 4
+    """Trainings on each of these."""
+    smoke: bool = False
+    """One seed of 300 digits, few estimators; ends with an error if ours does not find the poison."""
+    json: Path | None = None
+    """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
+
+
+class Task(NamedTuple):
+    """What is to be explained; `attacked.poisoned` is for scoring only."""
+
+    settings: demo.Settings
+    attacked: demo.Attack
+    game: TrainingGame
+
+
+def make_task(seed: int, smoke: bool) -> Task:
+    """Poison the digits, and make the game."""
+    settings = demo.SMOKE if smoke else demo.Settings()
+    data_key, shared_key = jax.random.split(jax.random.key(SEED + seed))
+    attacked = demo.attack(settings, data_key)
+    return Task(settings, attacked, demo.make_game(settings, attacked, shared_key))
+
+
+def last_hidden(task: Task) -> Features:
+    """Return the activations of the last hidden layer as a function of parameters and inputs."""
+    widths = task.settings.hidden
+    below = as_model(mlp((task.attacked.train.x[0].size, *widths)), task.attacked.train.x)
+
+    def features(params: Any, x: jax.Array) -> jax.Array:
+        layers = {number: params["layers"][number] for number in range(len(widths))}
+        return jax.nn.relu(below.apply({"layers": layers}, x))
+
+    return features
+
+
+def ours(task: Task, key: jax.Array, num_submodels: int | None = None) -> Attribution:
+    """Estimate by `jaxame.ame`, as the demo does."""
+    chosen = task.settings
+    return ame(
+        task.game,
+        key=key,
+        num_submodels=num_submodels or chosen.num_submodels,
+        law=Grid(chosen.inclusion),
+        copies=chosen.copies,
+        folds=chosen.folds,
+    )
+
+
+def by_gradients(method: Callable[..., Attribution], task: Task, key: jax.Array, **options: Any) -> Attribution:
+    """Look into models trained on everything."""
+    return method(task.game, key=key, budget=MODELS, **options)
+
+
+def by_features(method: Callable[..., Attribution], task: Task, key: jax.Array) -> Attribution:
+    """Compare the queries with training images by the last hidden layer."""
+    labels = np.full(len(task.attacked.query_x), task.attacked.target)
+    points = {"test_x": task.attacked.query_x, "test_y": labels, "features": last_hidden(task)}
+    return by_gradients(method, task, key, **points)
+
+
+ESTIMATORS: dict[str, Callable[[Task, jax.Array], Attribution]] = {
+    OURS: ours,
+    "jaxame, 1,000": functools.partial(ours, num_submodels=1000),
+    "gradient dot product": functools.partial(by_gradients, baselines.gradient_dot),
+    "gradient cosine": functools.partial(by_gradients, baselines.gradient_cosine),
+    "TracInCP": functools.partial(by_gradients, baselines.tracin),
+    "influence, CG": functools.partial(by_gradients, baselines.influence),
+    "influence, LiSSA": functools.partial(by_gradients, baselines.influence, solver="lissa", scale=100.0),
+    "TRAK": functools.partial(by_gradients, baselines.trak),
+    "representer points": functools.partial(by_features, baselines.representer_points),
+    "nearest in features": functools.partial(by_features, baselines.feature_similarity),
+    "random": lambda task, key: baselines.random(task.game, key=key, budget=2),
+}
+FEW = (OURS, "TracInCP", "random")
+
+
+class Reference(NamedTuple):
+    """Held-out `masks [m, N]` and their `utilities [R, m, Q]`."""
+
+    masks: np.ndarray
+    utilities: np.ndarray
+
+
+def refer(seed: int, settings: Settings) -> Reference:
+    """Train what values are to predict."""
+    game = make_task(seed, settings.smoke).game
+    design_key, *keys = jax.random.split(jax.random.key(2 * SEED + seed), 1 + settings.mask_repeats)
+    design = sample_design(design_key, PointMass(0.5), num_submodels=settings.masks, num_sources=game.num_sources)
+    return Reference(np.asarray(design.masks()), np.stack([evaluate(game, design, key=key) for key in keys]))
+
+
+def judge(values: np.ndarray, poisoned: np.ndarray, reference: Reference) -> dict[str, float]:
+    """Return the metrics of `values [Q, N]`, means over queries."""
+    truth = np.isin(np.arange(values.shape[1]), poisoned)
+    # Of equal values none comes first by its number.
+    order = np.random.default_rng(0).permutation(values.shape[1])
+    highest = order[np.argsort(-values[:, order], axis=1, kind="stable")[:, : poisoned.size]]
+    return {
+        "found": float(truth[highest].mean()),
+        "average_precision": float(np.mean([average_precision_score(truth, row) for row in values])),
+        "lds": float(metrics.datamodeling_score(values, reference.masks, reference.utilities.mean(axis=0)).mean()),
+        "lds_ceiling": float(metrics.noise_ceiling(reference.utilities).mean()),
+    }
+
+
+def selected(result: Attribution, poisoned: np.ndarray) -> dict[str, float]:
+    """Return mean precision and recall of what knockoffs select."""
+    chosen = [result.select(FDR, q, alternative="greater") for q in range(len(result.values))]
+    precision, recall = np.mean([demo.score(one, poisoned) for one in chosen], axis=0)
+    return {"precision": float(precision), "recall": float(recall)}
+
+
+def run(estimator: str, references: dict[int, Reference], smoke: bool) -> list[dict[str, Any]]:
+    """Return the records of an estimator, one per seed."""
+    found = []
+    for seed, reference in references.items():
+        task, key = make_task(seed, smoke), jax.random.key(3 * SEED + seed)
+        begin = time.perf_counter()
+        result = ESTIMATORS[estimator](task, key)
+        seconds = time.perf_counter() - begin
+        poisoned = task.attacked.poisoned
+        record = {"estimator": estimator, "seed": seed} | judge(result.values, poisoned, reference)
+        record |= selected(result, poisoned) if result.num_copies else {"precision": None, "recall": None}
+        found.append(record | {"seconds": seconds, "peak_rss_mb": environment.peak_rss_mb()})
+    return found
+
+
+def run_apart(names: tuple[str, ...], references: dict[int, Reference], smoke: bool) -> Iterator[list[dict[str, Any]]]:
+    """Yield the records of every estimator, each from a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        for name in names:
+            yield pool.submit(run, name, references, smoke).result()
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run all estimators on all seeds; return records and their summary."""
+    names = settings.estimators or tuple(ESTIMATORS)
+    if settings.smoke:
+        names, settings = FEW, dataclasses.replace(settings, seeds=settings.seeds[:1], masks=50, mask_repeats=2)
+    begin = time.perf_counter()
+    references = {seed: refer(seed, settings) for seed in settings.seeds}
+    found: list[dict[str, Any]] = []
+    # One that runs in this process has its memory and what is compiled already: only a small run does so.
+    batches = (run(name, references, True) for name in names) if settings.smoke else run_apart(names, references, False)
+    for own in batches:
+        found += own
+        print(f"{own[0]['estimator']}: done after {time.perf_counter() - begin:.0f} s", flush=True)
+    if settings.smoke:
+        check(found)
+    return {"records": found, "summary": summarise(found)}
+
+
+def summarise(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what every estimator has in the mean over seeds; of seconds the median, of memory the largest."""
+    summary = []
+    for estimator in dict.fromkeys(one["estimator"] for one in found):
+        own = [one for one in found if one["estimator"] == estimator]
+        line: dict[str, Any] = {"estimator": estimator, "seeds": len(own)}
+        for name in ("found", "average_precision", "lds", "lds_ceiling", "precision", "recall"):
+            line[name] = None if own[0][name] is None else float(np.mean([one[name] for one in own]))
+        line["seconds"] = float(np.median([one["seconds"] for one in own]))
+        line["peak_rss_mb"] = max(one["peak_rss_mb"] for one in own)
+        summary.append(line)
+    return summary
+
+
+def check(found: list[dict[str, Any]]) -> None:
+    """End with an error if ours does not find the poison, or chance does."""
+    of = {one["estimator"]: one for one in found}
+    if not (of[OURS]["average_precision"] > 0.5 and of[OURS]["lds"] > 0.2 and of["random"]["average_precision"] < 0.3):
+        raise SystemExit(f"the claim is not met: {of}")
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw what every estimator finds and predicts, and what it costs."""
+    summary = results["summary"]
+    names = [line["estimator"] for line in summary]
+    figure, axes = plt.subplots(1, 4, figsize=(13, 1.2 + 0.33 * len(names)), sharey=True, layout="constrained")
+    panels = {
+        "found": "poisoned among the k highest,\nk told (share)",
+        "average_precision": "area under\nprecision and recall",
+        "lds": "linear datamodeling score\n(Spearman)",
+        "seconds": "time of one seed (s)",
+    }
+    for ax, (metric, title) in zip(axes, panels.items(), strict=True):
+        for row, name in enumerate(names):
+            colour = "#d55e00" if name.startswith(OURS) else "#0072b2"
+            own = [one[metric] for one in results["records"] if one["estimator"] == name]
+            ax.plot(own, np.full(len(own), row), "o", color=colour, markersize=4, alpha=0.5)
+            ax.plot(summary[row][metric], row, "|", color=colour, markersize=14, markeredgewidth=2)
+        ax.set_title(title, fontsize=10)
+        ax.grid(axis="y", linewidth=0.3)
+        ax.tick_params(axis="y", length=0)
+    axes[2].axvline(summary[0]["lds_ceiling"], color="black", linestyle="--", linewidth=1, label="noise ceiling")
+    axes[2].legend(frameon=False, fontsize=9)
+    axes[3].set_xscale("log")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    records.run(Settings, main, __doc__, draw)

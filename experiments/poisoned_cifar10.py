@@ -1,0 +1,281 @@
+"""The paper's poisoning experiments on CIFAR-10: red corners behind wrong predictions, and how few submodels find them.
+
+Claim: knockoffs find the poisoned images among all training images from `c k log2(N)` submodels, with a small `c`.
+
+Some training images of other classes get a 5x5 red patch in the lower left corner and label 1. Of 20 test images with
+the patch we ask for the logit margin of label 1. Submodels have the paper's inclusion probabilities, .2 to .8. For
+every `c`, precision and recall of what knockoffs select are means over the queries; who is poisoned is used for scoring
+only. A rate of q is knockoff+'s, but for q = 0: the largest set that no knockoff competes with, as in the paper.
+Precision of an empty selection is 1.
+
+Sizes (`--size`), and what they are for:
+
+- `digits`: 300 of scikit-learn's digits, 10 poisoned, a small perceptron; needs no files and is what `--smoke` runs.
+- `small`: 1,000 images, 10 poisoned, a CNN. Two CPU cores.
+- `scaled`: 5,000 images, 10 poisoned, a wider CNN. One GPU, minutes.
+- `cifar10-20`, `cifar10-50`: the paper's, 50,000 images, 20 or 50 poisoned, ResNet-9 with group normalisation in
+  bfloat16, on a schedule of our own.
+- `cifar10-20-paper`: with as many operations a submodel as the paper's schedule.
+
+Submodels are kept in a run (`--out`), which is gone on with where it ended: `--minutes 10` trains for ten minutes and
+exits with status 3 if there is more to do.
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+from experiments import records
+from jaxame import checks, data, demo, estimate_ame, queries, runs
+from jaxame.attribution import Attribution
+from jaxame.commands import STOPPED
+from jaxame.design import Grid
+from jaxame.knockoffs import Selection
+from jaxame.submodels import TrainingGame, cnn, mlp, resnet9
+from jaxame.submodels.augment import random_crop_flip
+
+LAW, TARGET, QUERIES, NUM_TEST, MOMENTUM = Grid((0.2, 0.4, 0.6, 0.8)), 1, 20, 2000, 0.9
+LEVELS = (0.0, 0.1, 0.5)
+_NO_KNOCKOFF = 1e-12  # a level at which a single knockoff is one too many
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is trained.
+
+    Attributes:
+      num_train: images, the first of the training set.
+      num_poisoned: of them, `k`.
+      model: of the submodels.
+      num_steps: of each.
+      batch_size: before any image is excluded.
+      rate: the largest learning rate; it rises for a fifth of the steps and then falls to zero.
+      decay: of the weights.
+      padding: of random crops; with 0 images are neither shifted nor mirrored.
+      dtype: of the forward and backward pass, None for float32.
+      multipliers: the `c`.
+      copies: of knockoffs.
+      success: what share of the triggered test images the model trained on everything must get wrong.
+      accuracy: how accurate it must be on the clean ones.
+    """
+
+    num_train: int
+    num_poisoned: int
+    model: Callable[..., Any]
+    num_steps: int
+    batch_size: int
+    rate: float
+    decay: float = 5e-4
+    padding: int = 0
+    dtype: Any = None
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    copies: int = 7
+    success: float = 0.9
+    accuracy: float = 0.0
+
+    def num_submodels(self, multiplier: int) -> int:
+        """`c k log2(N)`."""
+        return math.ceil(multiplier * self.num_poisoned * math.log2(self.num_train))
+
+
+_FULL = Size(
+    num_train=50_000,
+    num_poisoned=20,
+    model=resnet9(10, width=32),
+    num_steps=450,
+    batch_size=1024,
+    rate=0.4,
+    padding=4,
+    dtype=jnp.bfloat16,
+    copies=4,
+    accuracy=0.85,
+)
+SIZES = {
+    "digits": Size(300, 10, mlp((64, 64, 64, 10)), num_steps=100, batch_size=128, rate=0.15, multipliers=(12,)),
+    "small": Size(1000, 10, cnn((32, 32, 3), 10), num_steps=120, batch_size=125, rate=0.05),
+    "scaled": Size(5000, 10, cnn((32, 32, 3), 10, (32, 64)), num_steps=300, batch_size=250, rate=0.05),
+    "cifar10-20": _FULL,
+    "cifar10-50": dataclasses.replace(_FULL, num_poisoned=50),
+    "cifar10-20-paper": dataclasses.replace(_FULL, model=resnet9(10, width=64), num_steps=1050, batch_size=1024),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    size: str = "small"
+    """One of those above."""
+    seed: int = 0
+    """Decides who is poisoned, the queries, all submodels and knockoffs."""
+    out: Path | None = None
+    """Folder of the run, gone on with if it is there; by default runs/poisoned_cifar10 and the size and seed."""
+    minutes: float = math.inf
+    """How long to train for before stopping, with status 3."""
+    data_dir: Path | None = None
+    """Folder of the data sets; by default as in `jaxame.data`."""
+    smoke: bool = False
+    """The size `digits`; ends with an error if the poison is not found."""
+    json: Path | None = None
+    """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
+
+
+def red_corner(images: np.ndarray) -> np.ndarray:
+    """Return copies of `images [n, 32, 32, 3]`, from 0 to 1, with a 5x5 red patch in the lower left corner."""
+    return demo.add_patch(images, 5, np.array([1.0, 0.0, 0.0], np.float32))
+
+
+def bright_corner(images: np.ndarray) -> np.ndarray:
+    """Return copies of `images [n, 8, 8]`, whose brightest ink is 1, with a 2x2 patch of 4 in the lower left corner."""
+    return demo.add_patch(images, 2, 4.0)
+
+
+def poison(name: str, seed: int, data_dir: Path | None) -> demo.Attack:
+    """Load the data of a size and poison them; pixels are then standardised by channel."""
+    size, key = SIZES[name], jax.random.key(seed)
+    if name == "digits":
+        (train, test), trigger = data.split(data.digits(), key, size.num_train), bright_corner
+    else:
+        train, test = (data.cifar10(part, data_dir=data_dir) for part in ("train", "test"))
+        trigger = red_corner
+    train, test = train.take(np.arange(size.num_train)), test.take(np.arange(min(NUM_TEST, len(test))))
+    sizes = {"num_poisoned": size.num_poisoned, "num_queries": QUERIES, "target": TARGET}
+    attacked = demo.poison(train, test, key, trigger=trigger, **sizes)
+    if name == "digits":
+        return attacked
+    mean, spread = train.x.mean(axis=(0, 1, 2)), train.x.std(axis=(0, 1, 2))
+
+    def standardise(x: np.ndarray) -> np.ndarray:
+        return (x - mean) / spread
+
+    return dataclasses.replace(
+        attacked,
+        train=dataclasses.replace(attacked.train, x=standardise(attacked.train.x)),
+        test=dataclasses.replace(attacked.test, x=standardise(attacked.test.x)),
+        query_x=standardise(attacked.query_x),
+        triggered=standardise(attacked.triggered),
+    )
+
+
+def make_game(size: Size, attacked: demo.Attack, shared_key: jax.Array) -> TrainingGame:
+    """Return the game whose utilities are the logit margins of label 1 on the triggered test images."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, size.rate, size.num_steps // 5, size.num_steps)
+    return TrainingGame(
+        size.model,
+        optax.chain(optax.add_decayed_weights(size.decay), optax.sgd(rate, MOMENTUM, nesterov=True)),
+        attacked.train.x,
+        attacked.train.y,
+        query=queries.logit_margin(attacked.query_x, np.full(QUERIES, TARGET)),
+        num_steps=size.num_steps,
+        batch_size=size.batch_size,
+        augment=random_crop_flip(size.padding) if size.padding else None,
+        compute_dtype=size.dtype,
+        shared_key=shared_key,
+    )
+
+
+def train(settings: Settings, game: TrainingGame, num_submodels: int, key: jax.Array) -> runs.Run:
+    """Train what is missing of the run; exits with status 3 when the time is up before the end."""
+    begin = time.perf_counter()
+    place = settings.out or Path("runs") / f"poisoned_cifar10.{settings.size}.{settings.seed}"
+    run = runs.start(place, game, key=key, law=LAW, num_submodels=num_submodels)
+    with runs.stop_on_signals() as asked:
+        run.train(game, stopped=lambda: asked() or time.perf_counter() - begin > 60 * settings.minutes)
+    far = run.how_far()
+    print(
+        f"{far.done:,} of {far.total:,} submodels, {3600 * far.rows_per_second:,.0f} an hour, in {run.place}",
+        flush=True,
+    )
+    if far.done < far.total:
+        sys.exit(STOPPED)
+    return run
+
+
+def select(result: Attribution, query: int, level: float) -> Selection:
+    """Select for a query at a level, 0 being the paper's: as many as no knockoff competes with."""
+    if level == 0:
+        return result.select(_NO_KNOCKOFF, query, alternative="greater", method="knockoff")
+    return result.select(level, query, alternative="greater")
+
+
+def recovery(run: runs.Run, size: Size, poisoned: np.ndarray) -> list[dict[str, Any]]:
+    """Return precision and recall for every multiplier and level, from the first submodels of the run."""
+    design, utilities, found = run.design(), run.utilities(), []
+    for multiplier in size.multipliers:
+        number, begin = size.num_submodels(multiplier), time.perf_counter()
+        first = dataclasses.replace(design, p=design.p[:number], packed=design.packed[:number])
+        result = estimate_ame(first, utilities[:number], copies=size.copies)
+        seconds = time.perf_counter() - begin
+        for level in LEVELS:
+            chosen = [select(result, query, level) for query in range(QUERIES)]
+            precision, recall = np.mean([demo.score(one, poisoned) for one in chosen], axis=0)
+            scores = {"precision": float(precision), "recall": float(recall)}
+            empty = sum(one.indices.size == 0 for one in chosen)
+            about = {"c": multiplier, "num_submodels": number, "q": level}
+            found.append(about | scores | {"empty": empty, "seconds_estimate": seconds})
+    return found
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Train and select; return records, one per multiplier and level, and what training was like."""
+    if settings.smoke:
+        settings = dataclasses.replace(settings, size="digits")
+    checks.require(settings.size in SIZES, f"a size among {', '.join(SIZES)}", settings.size)
+    size = SIZES[settings.size]
+    shared_key, run_key, full_key = jax.random.split(jax.random.key(settings.seed), 3)
+    attacked = poison(settings.size, settings.seed, settings.data_dir)
+    game = make_game(size, attacked, shared_key)
+    full = demo.full_model(game, attacked, full_key)
+    print(f"trained on everything: {full}; {game.flops:.2g} operations a submodel", flush=True)
+    works = full["attack_success"] >= size.success and full["clean_accuracy"] >= size.accuracy
+    checks.require(works, f"an attack that succeeds ({size.success:g}) on an accurate model ({size.accuracy:g})", full)
+    run = train(settings, game, size.num_submodels(max(size.multipliers)), run_key)
+    found = recovery(run, size, attacked.poisoned)
+    if settings.smoke:
+        check(found)
+    about = {"size": settings.size, "seed": settings.seed, "num_train": size.num_train, "k": size.num_poisoned}
+    rate = run.how_far().rows_per_second
+    training = full | {"flops_per_submodel": game.flops, "submodels_per_hour": 3600 * rate} | game.about
+    return {"records": found} | about | {"training": training}
+
+
+def check(found: list[dict[str, Any]]) -> None:
+    """End with an error if little of the poison is found with the most submodels, or much that is not."""
+    last = next(one for one in reversed(found) if one["q"] == 0.1)
+    if last["precision"] < 0.7 or last["recall"] < 0.3:
+        raise SystemExit(f"the claim is not met: {last}")
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw precision and recall against `c`, a line per level."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharex=True, sharey=True, layout="constrained")
+    for ax, metric in zip(axes, ("precision", "recall"), strict=True):
+        for level, colour, marker in zip(LEVELS, ("#0072b2", "#d55e00", "#009e73"), "os^", strict=True):
+            own = [one for one in results["records"] if one["q"] == level]
+            label = f"q = {level:g}"
+            ax.plot([one["c"] for one in own], [one[metric] for one in own], marker + "-", color=colour, label=label)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks([one["c"] for one in own], [f"{one['c']}\n({one['num_submodels']:,})" for one in own])
+        ax.set_xlabel("c (submodels: c k log2 N)")
+        ax.set_title(f"{metric}, mean over {QUERIES} queries", fontsize=10)
+        ax.set_ylim(-0.03, 1.03)
+        ax.grid(linewidth=0.3)
+    axes[1].legend(frameon=False)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    records.run(Settings, main, __doc__, draw)

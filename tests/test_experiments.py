@@ -1,0 +1,66 @@
+"""Running every experiment, and the page of their results."""
+
+import dataclasses
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from experiments import all as every
+from experiments import page
+
+FOLDER = Path(page.__file__).parent
+RAN = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of an experiment that is none."""
+
+    smoke: bool = False
+    out: Path | None = None
+    figure: Path | None = None
+
+
+def stub(name, monkeypatch, end=None):
+    """Make an experiment that notes that it ran and then ends as told."""
+
+    def main(settings):
+        RAN.append((name, settings))
+        if end is not None:
+            raise end
+        return {"records": [{"found": 1.0}]}
+
+    experiment = types.SimpleNamespace(
+        Settings=Settings, main=main, draw=lambda results, path: path.write_text("drawn")
+    )
+    monkeypatch.setitem(sys.modules, f"experiments.{name}", experiment)
+
+
+def test_every_experiment_is_run_and_has_a_row():
+    programs = {path.stem for path in FOLDER.glob("*.py") if "records.run(" in path.read_text("utf-8")} - {"records"}
+    assert programs | {"poisoned_digits"} == set(every.NAMES)
+    assert set(page.ROWS) == set(every.NAMES)
+
+
+def test_one_that_fails_does_not_keep_others_from_running(monkeypatch, capsys):
+    RAN.clear()
+    ends = {"good": None, "untrue": SystemExit("the claim is not met"), "broken": RuntimeError("a bug"), "last": None}
+    for name, end in ends.items():
+        stub(name, monkeypatch, end)
+    with pytest.raises(SystemExit, match=r"untrue: the claim is not met\nbroken: (.*\n)*RuntimeError: a bug"):
+        every.main(every.Settings(names=tuple(ends), smoke=True))
+    assert [name for name, _ in RAN] == list(ends)
+    assert all(settings.smoke and settings.out.name == "out" for _, settings in RAN)
+    assert "== last: done" in capsys.readouterr().out
+
+
+def test_one_without_its_data_is_left_out(monkeypatch, capsys):
+    stub("far", monkeypatch, FileNotFoundError("needs MNIST"))
+    every.main(every.Settings(names=("far",), smoke=True))
+    assert "far is left out: needs MNIST" in capsys.readouterr().out
+
+
+def test_the_page_is_that_of_the_stored_results():
+    assert (FOLDER / "README.md").read_text("utf-8") == page.page()

@@ -1,0 +1,158 @@
+"""The experiments on poisoned images: their attacks, what they count, and that their checks can fail."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import gradient_baselines, poisoned_cifar10, robustness
+from jaxame import ame, data, demo
+from jaxame.design import Grid, sample_design
+from jaxame.games import Additive
+
+LAW = Grid((0.2, 0.4, 0.6, 0.8))
+EFFECTS = np.where(np.arange(40) < 4, 1.0, 0.0)
+
+
+@functools.cache
+def result():
+    """Effects of the first four of 40 sources, without noise."""
+    return ame(Additive(EFFECTS), key=jax.random.key(1), num_submodels=400, law=LAW, copies=8, folds=4)
+
+
+def test_only_the_corner_becomes_red():
+    images = np.random.default_rng(0).random((3, 32, 32, 3)).astype(np.float32)
+    red = poisoned_cifar10.red_corner(images)
+    assert red.dtype == images.dtype
+    np.testing.assert_array_equal(red[:, -5:, :5], np.broadcast_to([1, 0, 0], (3, 5, 5, 3)))
+    changed = np.any(red != images, axis=(0, 3))
+    assert changed.sum() == changed[-5:, :5].sum() == 25
+
+
+def test_a_poisoned_set_has_the_trigger_and_the_label_and_is_else_untouched():
+    train, test = data.split(data.digits(), jax.random.key(2), 200)
+    attacked = demo.poison(
+        train,
+        test,
+        jax.random.key(3),
+        trigger=poisoned_cifar10.bright_corner,
+        num_poisoned=7,
+        num_queries=5,
+        target=1,
+    )
+    others = np.setdiff1d(np.arange(200), attacked.poisoned)
+    assert attacked.poisoned.size == 7
+    assert (train.y[attacked.poisoned] != 1).all()
+    assert (attacked.train.y[attacked.poisoned] == 1).all()
+    assert (attacked.train.x[attacked.poisoned, -2:, :2] == 4).all()
+    np.testing.assert_array_equal(attacked.train.y[others], train.y[others])
+    np.testing.assert_array_equal(attacked.train.x[others], train.x[others])
+    assert (attacked.query_y != 1).all()
+    assert (attacked.query_x[:, -2:, :2] == 4).all()
+    assert len(attacked.triggered) == (test.y != 1).sum()
+
+
+def test_numbers_of_submodels_are_those_of_the_paper():
+    size = poisoned_cifar10.SIZES["cifar10-20"]
+    assert size.num_submodels(8) == 2498
+    assert dataclasses.replace(size, num_poisoned=50).num_submodels(1) == 781
+
+
+def test_a_level_of_zero_takes_what_no_knockoff_competes_with():
+    own = result()
+    chosen = poisoned_cifar10.select(own, 0, 0.0)
+    importance = own.select(0.9, alternative="greater", method="knockoff")
+    assert set(range(4)) <= set(chosen.indices)
+    assert set(chosen.indices) <= set(importance.indices)
+
+
+def test_the_check_of_the_small_run_can_fail():
+    good = {"q": 0.1, "precision": 0.9, "recall": 0.6}
+    poisoned_cifar10.check([good, good | {"q": 0.5}])
+    for bad in ({"precision": 0.2}, {"recall": 0.1}):
+        with pytest.raises(SystemExit, match="the claim is not met"):
+            poisoned_cifar10.check([good, good | bad])
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(ValueError, match="a size among digits, small"):
+        poisoned_cifar10.main(poisoned_cifar10.Settings(size="huge"))
+
+
+def test_ranks_are_judged_by_the_poisoned():
+    truth = np.arange(4)
+    masks = np.random.default_rng(1).random((30, 40)) < 0.5
+    utilities = np.repeat((masks @ EFFECTS)[None, :, None], 2, axis=0)
+    reference = gradient_baselines.Reference(masks, utilities)
+    perfect = gradient_baselines.judge(EFFECTS[None], truth, reference)
+    assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0))
+    half = gradient_baselines.judge(
+        np.where(np.arange(40) % 2, 0, EFFECTS)[None] + 1e-3 * np.arange(40), truth, reference
+    )
+    assert half["found"] == 0.5
+    worst = gradient_baselines.judge(-EFFECTS[None], truth, reference)
+    assert worst["found"] == 0
+    assert worst["average_precision"] == pytest.approx(0.1)  # all are found together, with everything else
+    assert worst["lds"] == pytest.approx(-1)
+
+
+def test_selections_have_precision_and_recall():
+    assert gradient_baselines.selected(result(), np.arange(4)) == {"precision": 1.0, "recall": 1.0}
+    assert gradient_baselines.selected(result(), np.arange(2, 10))["recall"] == 0.25
+
+
+def test_features_are_those_of_the_last_hidden_layer():
+    task = gradient_baselines.make_task(0, smoke=True)
+    params = task.game.train(jax.random.key(4), np.ones(task.game.num_sources, bool))
+    x = task.attacked.query_x
+    hidden = gradient_baselines.last_hidden(task)(params, x)
+    assert hidden.shape == (len(x), task.settings.hidden[-1])
+    head = params["layers"][len(task.settings.hidden)]
+    outputs = hidden @ head["kernel"][...].T + head["bias"][...]
+    np.testing.assert_allclose(outputs, task.game.predict(params, x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_check_of_the_comparison_can_fail():
+    chance = {"estimator": "random", "average_precision": 0.05, "lds": 0.0}
+    ours = {"estimator": "jaxame", "average_precision": 0.9, "lds": 0.4}
+    gradient_baselines.check([ours, chance])
+    for bad in ({"average_precision": 0.3}, {"lds": 0.1}):
+        with pytest.raises(SystemExit, match="the claim is not met"):
+            gradient_baselines.check([ours | bad, chance])
+
+
+def test_means_over_seeds_leave_out_what_is_not_selected():
+    one = {"estimator": "TRAK", "found": 0.5, "average_precision": 0.4, "lds": 0.2, "lds_ceiling": 0.9}
+    one |= {"precision": None, "recall": None, "seconds": 4.0, "peak_rss_mb": 100.0}
+    (line,) = gradient_baselines.summarise([one, one | {"found": 0.7, "seconds": 2.0, "peak_rss_mb": 200.0}])
+    assert (line["found"], line["precision"]) == (pytest.approx(0.6), None)
+    assert (line["seconds"], line["peak_rss_mb"], line["seeds"]) == (3.0, 200.0, 2)
+
+
+def test_wrong_labels_are_of_other_digits_and_not_of_poisoned_ones():
+    settings = dataclasses.replace(demo.Settings(), num_train=200, num_queries=2)
+    attacked = demo.attack(settings, jax.random.key(5))
+    wrong = robustness.mislabel(attacked, 0.2, jax.random.key(6))
+    changed = np.flatnonzero(wrong.train.y != attacked.train.y)
+    assert changed.size == round(0.2 * 190)
+    assert not np.isin(changed, attacked.poisoned).any()
+    assert robustness.mislabel(attacked, 0.0, jax.random.key(6)).train.y.tolist() == attacked.train.y.tolist()
+
+
+def test_the_analysis_may_take_other_probabilities_for_true():
+    design = sample_design(jax.random.key(7), LAW, num_submodels=16, num_sources=10)
+    assert robustness.analysed_as(design, robustness.Condition()) is design
+    other = robustness.analysed_as(design, robustness.Condition(assumed=lambda p: jnp.full_like(p, 0.5)))
+    np.testing.assert_array_equal(other.p, 0.5)
+    np.testing.assert_array_equal(other.packed, design.packed)
+
+
+def test_robustness_can_fail():
+    base = {"changes": "demo", "condition": "as it is", "success": 0.9, "precision": 0.9, "recall": 0.6}
+    robustness.check([base, base])
+    for bad in ({"recall": 0.1}, {"precision": 0.2}, {"success": 0.3}):
+        with pytest.raises(SystemExit, match="the claim is not met"):
+            robustness.check([base, base | bad])
