@@ -11,7 +11,7 @@ Precision of an empty selection is 1.
 Sizes (`--size`), and what they are for:
 
 - `digits`: 300 of scikit-learn's digits, 10 poisoned, a small perceptron; needs no files and is what `--smoke` runs.
-- `small`: 1,000 images, 10 poisoned, a CNN. Two CPU cores.
+- `small`: 1,000 images, 20 poisoned, a CNN. Two CPU cores, minutes.
 - `scaled`: 5,000 images, 10 poisoned, a wider CNN. One GPU, minutes.
 - `cifar10-20`, `cifar10-50`: the paper's, 50,000 images, 20 or 50 poisoned, ResNet-9 with group normalisation in
   bfloat16, on a schedule of our own.
@@ -102,7 +102,16 @@ _FULL = Size(
 )
 SIZES = {
     "digits": Size(300, 10, mlp((64, 64, 64, 10)), num_steps=100, batch_size=128, rate=0.15, multipliers=(12,)),
-    "small": Size(1000, 10, cnn((32, 32, 3), 10), num_steps=120, batch_size=125, rate=0.05),
+    "small": Size(
+        num_train=1000,
+        num_poisoned=20,
+        model=cnn((32, 32, 3), 10),
+        num_steps=120,
+        batch_size=125,
+        rate=0.02,
+        multipliers=(1, 2, 4),
+        success=0.7,
+    ),
     "scaled": Size(5000, 10, cnn((32, 32, 3), 10, (32, 64)), num_steps=300, batch_size=250, rate=0.05),
     "cifar10-20": _FULL,
     "cifar10-50": dataclasses.replace(_FULL, num_poisoned=50),

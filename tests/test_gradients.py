@@ -132,13 +132,17 @@ def test_influence_is_what_leaving_one_out_does():
         assert 0.85 < own @ true / (true @ true) < 1.1  # of second order in 1/n
 
 
-def test_trak_is_a_linear_model_of_projected_gradients():
-    params, size = trained(), 40
+@pytest.mark.parametrize("inclusion", [1.0, 0.5])
+def test_trak_is_a_linear_model_of_projected_gradients(inclusion):
+    own_key, size = jax.random.fold_in(KEY, 0), 40
+    mask = jax.random.bernoulli(jax.random.fold_in(own_key, 2**32 - 3), inclusion, (GAME.num_sources,))
+    assert mask.all() == (inclusion == 1)
+    params = GAME.train(own_key, np.asarray(mask))
     logits, _ = outputs(params)
     own = np.eye(10)[Y] > 0
     others = softmax(np.where(own, -np.inf, logits))
     _, asked, p = gradients(params)
-    result = baselines.trak(GAME, key=KEY, budget=1, num_projections=size, ridge=0.01)
+    result = baselines.trak(GAME, key=KEY, budget=1, num_projections=size, ridge=0.01, inclusion=inclusion)
     leaves = jax.tree.leaves(params)
     number = sum(leaf.size for leaf in leaves)
     shapes = np.split(np.eye(number, dtype=np.float32), np.cumsum([leaf.size for leaf in leaves])[:-1], axis=1)
@@ -226,6 +230,7 @@ ERRORS = {
         lambda: baselines.trak(GAME, key=KEY, budget=1, ridge=0.0),
         "a ridge above 0 for 512 projections of 60",
     ),
+    "inclusion": (lambda: baselines.trak(GAME, key=KEY, budget=1, inclusion=0.0), "an inclusion above 0"),
     "ridge": (lambda: baselines.trak(GAME, key=KEY, budget=1, ridge=-1.0), "a ridge of at least 0"),
     "points": (
         lambda: baselines.feature_similarity(GAME, key=KEY, budget=1, test_x=SET.x[:2, :3], test_y=SET.y[:2]),

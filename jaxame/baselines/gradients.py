@@ -156,7 +156,15 @@ def influence(
     return result
 
 
-def trak(game: Any, *, key: jax.Array, budget: int, num_projections: int = 512, ridge: float = 1e-3) -> Attribution:
+def trak(
+    game: Any,
+    *,
+    key: jax.Array,
+    budget: int,
+    num_projections: int = 512,
+    ridge: float = 1e-3,
+    inclusion: float = 1.0,
+) -> Attribution:
     """Estimate what leaving an example out takes from the query, in a linear model of projected gradients (TRAK).
 
     Args:
@@ -166,6 +174,7 @@ def trak(game: Any, *, key: jax.Array, budget: int, num_projections: int = 512, 
       num_projections: numbers that a gradient is projected to.
       ridge: added to the diagonal of the kernel, relative to its mean; at least 0. More projections than examples
         need one above 0.
+      inclusion: probability with which a source is trained on, by each model anew; at most 1. The paper has 1/2.
 
     Returns:
       An `Attribution`, values `[Q, N]` in the unit of the query; without standard errors.
@@ -179,12 +188,13 @@ def trak(game: Any, *, key: jax.Array, budget: int, num_projections: int = 512, 
     first = Linearised.of(with_labels(game))
     num_projections = checks.count(num_projections, "num_projections")
     checks.require(ridge >= 0, "a ridge of at least 0", ridge)
+    checks.require(0 < inclusion <= 1, "an inclusion above 0 and at most 1", inclusion)
     regular = ridge > 0 or num_projections < first.num_examples
     checks.require(
         regular, f"a ridge above 0 for {num_projections} projections of {first.num_examples} examples", ridge
     )
     scores, missing, utilities = [], [], []
-    for params, own_key in trained(game, key, budget):
+    for params, own_key in trained(game, key, budget, inclusion=inclusion):
         random = jax.random.fold_in(own_key, _PROJECTION_STREAM)
         features, not_p = first.margin_features(params, random, num_projections)
         phi = np.asarray(features, np.float64)
@@ -196,6 +206,7 @@ def trak(game: Any, *, key: jax.Array, budget: int, num_projections: int = 512, 
         utilities.append(np.asarray(first.utilities(params)))
     values = np.mean(scores, axis=0) * np.mean(missing, axis=0)
     about = {"budget": budget, "evaluations": budget, "num_projections": num_projections, "ridge": ridge}
+    about["inclusion"] = inclusion
     return attribution(game, "TRAK", by_source(game, values), None, np.array(utilities), about)
 
 

@@ -12,6 +12,7 @@ from jaxame.baselines.counting import standard_error
 from jaxame.baselines.evaluation import attribution
 from jaxame.submodels import TrainingGame
 
+_SUBSET_STREAM = 2**32 - 3
 Params = Any
 """A pytree of parameters, or of a direction in them; with a leading axis where so said."""
 
@@ -30,13 +31,23 @@ def with_labels(game: Any) -> TrainingGame:
 
 
 def trained(
-    game: TrainingGame, key: jax.Array, budget: int, train: Callable[[jax.Array], Params] | None = None
+    game: TrainingGame,
+    key: jax.Array,
+    budget: int,
+    train: Callable[[jax.Array], Params] | None = None,
+    inclusion: float = 1.0,
 ) -> Iterator[tuple[Params, jax.Array]]:
-    """Yield what `train`, by default on everything, gives for each of `budget` keys, and the key."""
-    everything = np.ones(game.num_sources, bool)
+    """Yield what `train` gives for each of `budget` keys, and the key.
+
+    By default it trains on every source with probability `inclusion`.
+    """
     for number in range(checks.count(budget, "budget")):
         own_key = jax.random.fold_in(checks.typed_key(key), number)
-        yield game.train(own_key, everything) if train is None else train(own_key), own_key
+        if train is not None:
+            yield train(own_key), own_key
+            continue
+        mask = jax.random.bernoulli(jax.random.fold_in(own_key, _SUBSET_STREAM), inclusion, (game.num_sources,))
+        yield game.train(own_key, np.asarray(mask)), own_key
 
 
 def by_source(game: TrainingGame, scores: np.ndarray) -> np.ndarray:
