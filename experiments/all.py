@@ -26,6 +26,8 @@ NAMES = (
     "poisoned_cifar10",
     "gradient_baselines",
     "robustness",
+    "other_attacks",
+    "wrong_predictions",
     "hierarchy",
     "fdr_calibration",
     "selection_options",

@@ -100,8 +100,8 @@ def ours(task: Task, key: jax.Array, num_submodels: int | None = None) -> Attrib
 
 
 def by_gradients(method: Callable[..., Attribution], task: Task, key: jax.Array, **options: Any) -> Attribution:
-    """Look into models trained on everything."""
-    return method(task.game, key=key, budget=MODELS, **options)
+    """Look into ten models, or as many as the options say, trained on everything unless they say otherwise."""
+    return method(task.game, key=key, **{"budget": MODELS, **options})
 
 
 def by_features(method: Callable[..., Attribution], task: Task, key: jax.Array) -> Attribution:
@@ -121,6 +121,7 @@ ESTIMATORS: dict[str, Callable[[Task, jax.Array], Attribution]] = {
     "influence, LiSSA": functools.partial(by_gradients, baselines.influence, solver="lissa", scale=1000.0),
     "TRAK": functools.partial(by_gradients, baselines.trak, ridge=1.0),
     "TRAK, on halves": functools.partial(by_gradients, baselines.trak, ridge=1.0, inclusion=0.5),
+    "TRAK, 40 halves": functools.partial(by_gradients, baselines.trak, ridge=1.0, inclusion=0.5, budget=40),
     "representer points": functools.partial(by_features, baselines.representer_points),
     "nearest in features": functools.partial(by_features, baselines.feature_similarity),
     "random": lambda task, key: baselines.random(task.game, key=key, budget=2),

@@ -2,7 +2,8 @@
 
 Question: are poisoned users among hundreds found at a false discovery rate of .05, and then their poisoned posts? Two
 designs are run: `two-stage` selects users, each with all posts, and then the posts of those selected from fresh
-submodels; `nested` leaves out users and, inside them, posts, and estimates both levels from the same submodels.
+submodels; `nested` leaves out users and, inside them, posts, and estimates both levels from the same submodels. Against
+them `flat` selects among all posts, with as many submodels as both stages together.
 
 Data. 20 Newsgroups: the 390 authors of the training part with five or more posts, 3,749 in all. Half of the posts of
 ten authors get a phrase of three words and the label of one newsgroup. The query is how much the phrase raises the
@@ -40,7 +41,8 @@ import numpy as np
 import optax
 
 from experiments import records
-from jaxame import data, hierarchy, queries
+from jaxame import ame, data, hierarchy, queries
+from jaxame.attribution import Attribution
 from jaxame.design import PointMass
 from jaxame.submodels import TrainingGame, logistic
 
@@ -226,11 +228,11 @@ def game_of(case: Case, sizes: Sizes, inclusion: float) -> TrainingGame:
     )
 
 
-DESIGNS = ("two-stage", "nested")
+DESIGNS = ("two-stage", "flat", "nested")
 
 
-def run(case: Case, design: str, sizes: Sizes, seed: int, settings: Settings) -> tuple[list[np.ndarray], list[int]]:
-    """Select users and posts; return both, and the number of submodels that each took."""
+def run(case: Case, design: str, sizes: Sizes, seed: int, settings: Settings) -> dict[str, tuple[np.ndarray, int]]:
+    """Select users and posts; return by level those selected, and the number of submodels that it took."""
     key = jax.random.key(seed)
     options: dict[str, Any] = {"copies": settings.copies, "folds": 5}
     if design == "nested":
@@ -239,8 +241,12 @@ def run(case: Case, design: str, sizes: Sizes, seed: int, settings: Settings) ->
         found = hierarchy.nested(
             game, key=key, num_submodels=sizes.nested, tree=case.tree, law=LAW, within=WITHIN, **options
         )
-        both = [each.select(settings.fdr, alternative="greater").indices for each in (found.users, found.posts)]
-        return both, [sizes.nested] * 2
+        both = {"user": found.users, "post": found.posts}
+        return {level: (_raising(each, settings.fdr), sizes.nested) for level, each in both.items()}
+    first, second = sizes.two_stage
+    if design == "flat":
+        flat = ame(game_of(case, sizes, 0.5), key=key, num_submodels=first + second, law=LAW, **options)
+        return {"post": (_raising(flat, settings.fdr), first + second)}
     staged = hierarchy.two_stage(
         game_of(case, sizes, 0.5),
         key=key,
@@ -253,19 +259,25 @@ def run(case: Case, design: str, sizes: Sizes, seed: int, settings: Settings) ->
     )
     posts = staged.post
     if staged.posts is not None:
-        posts = staged.post[staged.posts.select(settings.fdr, alternative="greater").indices]
-    return [staged.selection.indices, posts], np.cumsum(sizes.two_stage).tolist()
+        posts = staged.post[_raising(staged.posts, settings.fdr)]
+    return {"user": (staged.selection.indices, first), "post": (posts, first + second)}
+
+
+def _raising(result: Attribution, fdr: float) -> np.ndarray:
+    """Return the sources selected as raising the query."""
+    return result.select(fdr, alternative="greater").indices
 
 
 def scored(name: str, seed: int, settings: Settings) -> list[dict[str, Any]]:
     """Return a record per design and level; an empty selection has no precision."""
     case, sizes = CASES[name](settings.data_dir, seed), SIZES[name]
     cells = []
-    for design in DESIGNS[: 1 if settings.smoke or sizes.nested is None else 2]:
+    for design in DESIGNS[: 1 if settings.smoke else 2 if sizes.nested is None else 3]:
         begin = time.perf_counter()
-        both, numbers = run(case, design, sizes, seed, settings)
+        both = run(case, design, sizes, seed, settings)
         seconds = time.perf_counter() - begin
-        for level, chosen, truth, number in zip(("user", "post"), both, (case.users, case.posts), numbers, strict=True):
+        for level, (chosen, number) in both.items():
+            truth = case.users if level == "user" else case.posts
             right = int(np.isin(chosen, truth).sum())
             cell = {"data": name, "design": design, "level": level, "seed": seed}
             cell |= {"precision": right / chosen.size if chosen.size else None, "recall": right / truth.size}
@@ -304,8 +316,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """Draw precision and recall of every data set and design, a panel per level; a dot for each seed."""
     cells = results["records"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    rows = list(dict.fromkeys((cell["data"], cell["design"]) for cell in cells))
     for ax, level in zip(axes, ("user", "post"), strict=True):
+        rows = list(dict.fromkeys((cell["data"], cell["design"]) for cell in cells if cell["level"] == level))
         for shift, (measure, colour) in zip(
             (-0.2, 0.2), (("precision", "#0072b2"), ("recall", "#d55e00")), strict=True
         ):

@@ -58,9 +58,28 @@ def _robustness(run: Run) -> str:
     )
 
 
+def _other_attacks(run: Run) -> str:
+    parts = []
+    for attack in dict.fromkeys(one["attack"] for one in run["records"]):
+        own = _where(run, attack=attack)
+        scores = " and ".join(f"{_mean([one[name] for one in own]):.2f}" for name in ("precision", "recall"))
+        parts.append(f"{attack} {scores}")
+    return f"Precision and recall. {'; '.join(parts)}."
+
+
+def _wrong_predictions(run: Run) -> str:
+    falls = ", ".join(f"{one['way']} {one['margin']:.2f}" for one in run["summary"])
+    right = ", ".join(f"{one['right']:.0%}" for one in run["summary"])
+    before = run["summary"][0]
+    return (
+        f"{before['queries']} of {before['asked']} wrong predictions have a selection. Without it the margin falls by: "
+        f"{falls}; predictions become right in {right}, before in {before['right_before']:.0%}."
+    )
+
+
 def _hierarchy(run: Run) -> str:
     parts = [
-        f"{one['data']}, {one['design']}, {one['level']}s: {one['precision']:.2f} and {one['recall']:.2f}"
+        f"{one['data']}, {one['design']}, {one['level']}s: {one['precision'] or 0:.2f} and {one['recall']:.2f}"
         for one in run["records"]
     ]
     return f"Precision and recall. {'; '.join(parts)}."
@@ -150,6 +169,8 @@ ROWS: dict[str, Callable[[Run], str]] = {
     "poisoned_cifar10": _poisoned_cifar10,
     "gradient_baselines": _gradient_baselines,
     "robustness": _robustness,
+    "other_attacks": _other_attacks,
+    "wrong_predictions": _wrong_predictions,
     "hierarchy": _hierarchy,
     "fdr_calibration": _fdr_calibration,
     "selection_options": _selection_options,

@@ -109,7 +109,6 @@ SIZES = {
         num_steps=120,
         batch_size=125,
         rate=0.02,
-        multipliers=(1, 2, 4),
         success=0.7,
     ),
     "scaled": Size(5000, 10, cnn((32, 32, 3), 10, (32, 64)), num_steps=300, batch_size=250, rate=0.05),

@@ -173,6 +173,14 @@ def poison(
     )
 
 
+def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """Return stochastic gradient descent, its rate constant for the first half of the steps, then falling to zero."""
+    half = settings.num_steps // 2
+    decay = optax.linear_schedule(settings.learning_rate, 0.0, settings.num_steps - half)
+    rate = optax.join_schedules([optax.constant_schedule(settings.learning_rate), decay], [half])
+    return optax.sgd(rate, settings.momentum)
+
+
 def make_game(settings: Settings, attacked: Attack, shared_key: jax.Array, **changes: Any) -> TrainingGame:
     """Return the game whose utilities are the logit margins of the attacker's class on the queries.
 
@@ -183,12 +191,9 @@ def make_game(settings: Settings, attacked: Attack, shared_key: jax.Array, **cha
       **changes: other arguments of `TrainingGame`.
     """
     target = np.full(len(attacked.query_x), attacked.target)
-    half = settings.num_steps // 2
-    decay = optax.linear_schedule(settings.learning_rate, 0.0, settings.num_steps - half)
-    rate = optax.join_schedules([optax.constant_schedule(settings.learning_rate), decay], [half])
     arguments = {
         "model": mlp((attacked.train.x[0].size, *settings.hidden, attacked.train.num_classes)),
-        "optimizer": optax.sgd(rate, settings.momentum),
+        "optimizer": optimizer(settings),
         "x": attacked.train.x,
         "y": attacked.train.y,
         "query": queries.logit_margin(attacked.query_x, target),

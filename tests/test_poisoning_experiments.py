@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import gradient_baselines, poisoned_cifar10, robustness
+from experiments import gradient_baselines, other_attacks, poisoned_cifar10, robustness, wrong_predictions
 from jaxame import ame, data, demo
 from jaxame.design import Grid, sample_design
 from jaxame.games import Additive
@@ -156,3 +156,59 @@ def test_robustness_can_fail():
     for bad in ({"recall": 0.1}, {"precision": 0.2}, {"success": 0.3}):
         with pytest.raises(SystemExit, match="the claim is not met"):
             robustness.check([base, base | bad])
+
+
+def test_a_collision_has_the_features_of_the_target_and_stays_near():
+    digits, rng = data.digits().take(np.arange(300)), np.random.default_rng(2)
+    mix = jnp.asarray(rng.normal(size=(64, 16)) / 8, jnp.float32)
+
+    def features(x):
+        return jnp.tanh(x.reshape(len(x), -1) @ mix)
+
+    base, target = digits.x[:4], digits.x[200]
+    moved = other_attacks.collide(features, base, target)
+    before, after = (np.linalg.norm(features(x) - features(target[None]), axis=1) for x in (base, moved))
+    assert (after < 0.1 * before).all()
+    assert (np.linalg.norm(moved - base, axis=(1, 2)) < np.linalg.norm(base - target, axis=(1, 2))).all()
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+
+
+def test_other_attacks_can_fail():
+    good = {"attack": "blended", "success": 0.9, "precision": 0.9, "recall": 0.8}
+    other_attacks.check([good, good])
+    for bad in ({"success": 0.2}, {"precision": 0.2}, {"recall": 0.1}):
+        with pytest.raises(SystemExit, match="the claim is not met"):
+            other_attacks.check([good, good | bad])
+
+
+def test_every_set_is_retrained_with_the_same_keys():
+    game = Additive(EFFECTS)
+    utilities = wrong_predictions.retrain(game, [np.zeros(0, int), np.arange(2), np.arange(4)], 3, jax.random.key(8))
+    np.testing.assert_allclose(utilities, np.broadcast_to([[[4.0], [2.0], [0.0]]], (3, 3, 1)), atol=1e-5)
+
+
+def test_what_is_taken_out_is_as_much_whatever_the_way():
+    task = wrong_predictions.make_task(jax.random.key(9))
+    assert task.mislabelled.sum() == 60
+    predicted = np.asarray(task.game.predict(task.params, task.x)).argmax(axis=1)
+    np.testing.assert_array_equal(predicted, task.wrong)
+    out = wrong_predictions.taken_out(task, np.array([3, 5, 8]), 0, np.random.default_rng(0))
+    assert out["selected"].tolist() == [3, 5, 8]
+    for way in ("nearest", "random"):
+        assert len(set(out[way])) == 3
+        assert (task.train.y[out[way]] == task.wrong[0]).all()
+
+
+def test_wrong_predictions_can_fail():
+    found = [
+        {"seed": 0, "asked": 5, "way": way, "size": 3, "margin": margin, "right": 0.5, "right_before": 0.1}
+        | {"mislabelled": 0.5}
+        for way, margin in zip(wrong_predictions.WAYS, (3.0, 1.0, 0.1), strict=True)
+        for _ in range(2)
+    ]
+    summary = wrong_predictions.summarise(found)
+    assert [(one["queries"], one["asked"], one["margin"]) for one in summary] == [(2, 5, 3.0), (2, 5, 1.0), (2, 5, 0.1)]
+    wrong_predictions.check(summary)
+    with pytest.raises(SystemExit, match="the claim is not met"):
+        wrong_predictions.check([summary[2], summary[1], summary[0]])
