@@ -1,8 +1,8 @@
 """Estimators from gradients: what a training example does to a query, to first order, in models trained on everything.
 
-All take a `TrainingGame` and any query that has a gradient. The budget counts models, each trained on everything with a
-key of its own; values are means over them, with standard errors, of training only, from two on. Values of a source of
-several examples are sums over these.
+All take a `TrainingGame` and any query that has a gradient. The budget counts models, each trained with a key of its
+own, on everything unless `trak` is told otherwise; values are means over them, with standard errors, of training only,
+from two on. Values of a source of several examples are sums over these.
 """
 
 import functools
