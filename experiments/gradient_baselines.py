@@ -12,6 +12,19 @@ of .05, which are not told: `precision` and `recall`. Every estimator has a proc
 - `lds`: rank correlation of sums of values with the margins of 100 held-out submodels, each on half of the digits, the
   mean of four trainings; `lds_ceiling`: what the expected margin would reach. All of these are means over queries.
 - `seconds`: with training and, on the first seed, compilation; the median is shown. `peak_rss_mb`: of the process.
+
+Settings of the others are those with the highest average precision on seed 100, or if none found anything the highest
+LDS, of: 5, 10, 20 and 50 checkpoints; a damping of .001 to 1; scales of LiSSA of 30, 100 and 1,000, above which it does
+little but scale the gradient; 512 and 2,048 projections with a ridge of .001 to 10; penalties of .1 to .001. TRAK is
+also run as in its paper, on models trained on random halves, ten of them and 40, which take as long as ours.
+
+Result (`results/gradient_baselines.cpu-2-cores.json`, 3 seeds, 367 s on two cores that did other work as well): ours
+have an average precision of .97 and an LDS of .59, of a ceiling of .78, in 18 s; from 1,000 submodels .87 and .56 in
+8 s. Not told how many, knockoffs have a precision of .95 and a recall of .92 (from 1,000: .95 and .55). Gradients of
+models trained on everything find next to nothing (.03 to .10, LDS at most .18), as they have learned the poison, whose
+gradient is then near zero; scaled to norm 1 they have .53 and .23, on halves TRAK has .55 and .46, and with 40 models
+.53 and .48. The nearest neighbours in the last hidden layer, told the attacker's label, find this poison about as well
+as ours (.96), and predict little (.20).
 """
 
 import dataclasses
@@ -252,6 +265,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes[3].set_xscale("log")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
+    figure.supxlabel("dots: seeds; bars: their mean, of times their median", fontsize=9)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

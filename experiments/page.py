@@ -41,9 +41,8 @@ def _gradient_baselines(run: Run) -> str:
     best = max(others, key=lambda one: one["average_precision"])
     predicts = max(others, key=lambda one: one["lds"])
     return (
-        f"Average precision {ours['average_precision']:.2f}, of gradients at most {best['average_precision']:.2f} "
-        f"({best['estimator']}); LDS {ours['lds']:.2f}, of gradients at most {predicts['lds']:.2f} "
-        f"({predicts['estimator']})."
+        f"Average precision {ours['average_precision']:.2f}, of others at most {best['average_precision']:.2f} "
+        f"({best['estimator']}); LDS {ours['lds']:.2f}, of others at most {predicts['lds']:.2f} ({predicts['estimator']})."
     )
 
 
