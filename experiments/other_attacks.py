@@ -13,7 +13,11 @@ without being told how many there are.
 Reported are means over the queries: `success`, how often the model trained on everything falls for the attack (over
 all triggered test digits, or the four); `change`, the root mean square by which a pixel of the poison was changed, the
 brightest ink being 1; precision and recall of what knockoffs select at the demo's rate and copies. Who is poisoned is
-used for scoring only.
+used for scoring only. Strength and number of the poison were chosen on other seeds, for attacks that succeed mostly.
+
+Result (`results/other_attacks.cpu-2-cores.json`, 3 seeds, 79 s on two cores): blended, precision .78 to .88 and recall
+.97 to 1.00, where the attack succeeds in .89 to .99; clean labels, .82 to .96 and 1.00, all four test digits falling
+for it on every seed. The pattern changes a pixel by .23, the collision by .22.
 """
 
 import dataclasses

@@ -42,7 +42,8 @@ def _gradient_baselines(run: Run) -> str:
     predicts = max(others, key=lambda one: one["lds"])
     return (
         f"Average precision {ours['average_precision']:.2f}, of others at most {best['average_precision']:.2f} "
-        f"({best['estimator']}); LDS {ours['lds']:.2f}, of others at most {predicts['lds']:.2f} ({predicts['estimator']})."
+        f"({best['estimator']}); LDS {ours['lds']:.2f}, of others at most {predicts['lds']:.2f} "
+        f"({predicts['estimator']})."
     )
 
 

@@ -12,6 +12,12 @@ and random ones of the wrong class. On each set 20 models are trained anew, the 
 Reported over the queries with a selection: `margin`, by how much the margin falls in the mean; `right`, in which share
 of the trainings the prediction becomes right; both against the same keys with nothing taken out; `size`, digits taken
 out. `mislabelled` is the share of those taken out whose label is wrong, which nobody was told.
+
+Result (`results/wrong_predictions.cpu-2-cores.json`, 3 seeds, means and standard errors over 60 queries, all of which
+have a selection; 61 s on two cores): without the 23 (1) digits selected the margin falls by 4.54 (.27), without as many
+nearest ones by 2.20 (.20), without random ones of the class by .58 (.09). The prediction becomes right in .71 (.05),
+.60 (.05) and .42 (.05) of the trainings; it was so in .31 (.04) with nothing taken out. Of the digits selected .32
+(.02) are mislabelled, of the nearest .07 (.01), of random ones .11 (.01).
 """
 
 import dataclasses
