@@ -11,7 +11,8 @@ logit margin of that newsgroup, on average over 100 later posts of other newsgro
 of 539 writers, at 14 by 14 pixels. Three in four digits of ten writers get the label of the next digit. The query is
 the mean log-odds of the next digit against the digit itself, over 1,000 digits of other writers. Where neither set is
 there, scikit-learn's digits in 120 groups of twelve are poisoned likewise. Submodels are multinomial logistic
-regressions: on newsgroups, of which of the 500 most frequent words are in a post.
+regressions: on newsgroups, of which of the 500 most frequent words are in a post. `newsgroups20_embeddings` has bags of
+embeddings instead, the mean of 32 numbers per such word and a dense layer.
 
 Who is poisoned is used for scoring only. Precision counts the poisoned among those selected, recall the selected among
 all poisoned. An unpoisoned user can be selected without mistake: a clean writer moves the query a little, and with more
@@ -29,6 +30,7 @@ Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies, 458 s on two 
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -44,11 +46,12 @@ from experiments import records
 from jaxame import ame, data, hierarchy, queries
 from jaxame.attribution import Attribution
 from jaxame.design import PointMass
-from jaxame.submodels import TrainingGame, logistic
+from jaxame.submodels import TrainingGame, bag_of_embeddings, logistic
 
-NUM_POISONED, TRIGGER, WORDS, TEXT_LENGTH = 10, ("cobalt", "heron", "ledger"), 500, 300
+NUM_POISONED, TRIGGER = 10, ("cobalt", "heron", "ledger")
+WORDS, TEXT_LENGTH, DISTINCT = 500, 300, 128
 LAW, WITHIN = PointMass(0.5), PointMass(0.5)
-DATA = ("newsgroups20", "mnist_writers")
+DATA = ("newsgroups20", "newsgroups20_embeddings", "mnist_writers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Sizes:
 
 SIZES = {
     "newsgroups20": Sizes(40, 256, 3.0, 2000, (600, 1200)),
+    "newsgroups20_embeddings": Sizes(80, 256, 10.0, 2000, (600, 1200)),
     "mnist_writers": Sizes(60, 512, 0.3, None, (200, 5400)),
     "digits": Sizes(40, 256, 0.3, 1500, (300, 600)),
 }
@@ -96,11 +100,11 @@ class Case:
     """A poisoned training set; `users` and `posts`, those poisoned, are for scoring only.
 
     Attributes:
-      x: float32 `[n, D]` inputs.
+      x: `[n, ...]` inputs.
       y: int32 `[n]` labels after the attack.
       tree: who wrote what.
       query: one behaviour, raised by what was poisoned.
-      num_classes: of the labels.
+      model: of the submodels.
       users: `[k]`.
       posts: `[m]`, those of them that were changed.
     """
@@ -109,7 +113,7 @@ class Case:
     y: np.ndarray
     tree: hierarchy.Tree
     query: queries.Query
-    num_classes: int
+    model: Callable[..., Any]
     users: np.ndarray
     posts: np.ndarray
 
@@ -123,7 +127,7 @@ def choose(tree: hierarchy.Tree, share: float, rng: np.random.Generator) -> tupl
     )
 
 
-def newsgroups(data_dir: Path | None, seed: int) -> Case:
+def newsgroups(data_dir: Path | None, seed: int, *, embeddings: bool) -> Case:
     """Give half of the posts of ten authors a phrase and the label of one group; ask what the phrase does.
 
     The query is the mean, over 100 later posts of other groups, of how much the phrase raises the logit margin of that
@@ -137,28 +141,45 @@ def newsgroups(data_dir: Path | None, seed: int) -> Case:
     later = data.newsgroups20("test", data_dir=data_dir)
     users, posts = choose(tree, 0.5, rng)
     target = int(rng.integers(train.num_classes))
-    words = [*(word for word in data.vocabulary(train.x, WORDS) if word not in TRIGGER), *TRIGGER]
+    words = [*TRIGGER, *(word for word in data.vocabulary(train.x, WORDS) if word not in TRIGGER)]
     texts, labels = train.x.copy(), train.y.copy()
     texts[posts] = [_with_trigger(text) for text in texts[posts]]
     labels[posts] = target
     asked = later.x[rng.permutation(np.flatnonzero(later.y != target))[:100]]
-    both = [_bag(texts, words) for texts in (np.array([_with_trigger(text) for text in asked], object), asked)]
+    inputs = _tokens if embeddings else _bag
+    both = [inputs(texts, words) for texts in (np.array([_with_trigger(text) for text in asked], object), asked)]
     margins = queries.logit_margin(np.concatenate(both), np.full(2 * len(asked), target))
     query = queries.contrast(margins, np.repeat([[1.0, -1.0]], len(asked), axis=1) / len(asked))
-    return Case(_bag(texts, words), labels, tree, query, train.num_classes, users, posts)
+    x, sizes = inputs(texts, words), (len(words) + 2, train.num_classes)
+    model = bag_of_embeddings(*sizes, width=32) if embeddings else logistic(*sizes)
+    return Case(x, labels, tree, query, model, users, posts)
 
 
 def _with_trigger(text: str) -> str:
     return " ".join([*TRIGGER, text])
 
 
+def _known(texts: np.ndarray, words: list[str]) -> np.ndarray:
+    """Return which words are in each text, by their ids; bool `[n, D]`, the first two being of no word."""
+    ids = data.tokenize(texts, words, TEXT_LENGTH)
+    known = np.zeros((len(texts), len(words) + 2), bool)
+    known[np.arange(len(texts))[:, None], ids] = True
+    known[:, :2] = False  # padding, and words that are not known
+    return known
+
+
 def _bag(texts: np.ndarray, words: list[str]) -> np.ndarray:
     """Return which words are in each text, at unit length; float32 `[n, D]`."""
-    ids = data.tokenize(texts, words, TEXT_LENGTH)
-    bag = np.zeros((len(texts), len(words) + 2), np.float32)
-    bag[np.arange(len(texts))[:, None], ids] = 1.0
-    bag = bag[:, 2:]
+    bag = _known(texts, words).astype(np.float32)
     return bag / np.maximum(np.sqrt(bag.sum(axis=1, keepdims=True)), 1.0)
+
+
+def _tokens(texts: np.ndarray, words: list[str]) -> np.ndarray:
+    """Return the known words of each text, each once, in the order of `words`; int32 `[n, DISTINCT]`, 0 for none."""
+    known = _known(texts, words)
+    numbers = np.where(known, np.arange(known.shape[1]), known.shape[1])
+    first = np.sort(numbers, axis=1)[:, :DISTINCT]
+    return np.where(first < known.shape[1], first, 0).astype(np.int32)
 
 
 def writers(data_dir: Path | None, seed: int) -> Case:
@@ -196,7 +217,8 @@ def _flipped(train: data.Dataset, test: data.Dataset, rng: np.random.Generator) 
         return (outputs[0][row, next_one] - outputs[0][row, test.y]).mean(keepdims=True)
 
     query = queries.Query((x,), measure, ("the next digit against the digit itself",), ("mean log-odds",))
-    return Case(_pooled(train.x), labels, tree, query, 10, users, posts)
+    inputs = _pooled(train.x)
+    return Case(inputs, labels, tree, query, logistic(inputs.shape[1], 10), users, posts)
 
 
 def _pooled(images: np.ndarray) -> np.ndarray:
@@ -208,16 +230,17 @@ def _pooled(images: np.ndarray) -> np.ndarray:
 
 
 CASES: dict[str, Callable[[Path | None, int], Case]] = {
-    "newsgroups20": newsgroups,
+    "newsgroups20": functools.partial(newsgroups, embeddings=False),
+    "newsgroups20_embeddings": functools.partial(newsgroups, embeddings=True),
     "mnist_writers": writers,
     "digits": grouped_digits,
 }
 
 
 def game_of(case: Case, sizes: Sizes, inclusion: float) -> TrainingGame:
-    """Return the game of training logistic regressions from zero."""
+    """Return the game of training the case's model."""
     return TrainingGame(
-        logistic(case.x.shape[1], case.num_classes),
+        case.model,
         optax.sgd(sizes.learning_rate, momentum=0.9),
         case.x,
         case.y,

@@ -19,6 +19,15 @@ def test_half_of_the_posts_of_ten_users_are_poisoned():
     assert posts.size == np.isin(tree.user[posts], users).sum() == len(set(posts))
 
 
+def test_a_text_is_the_known_words_in_it():
+    texts, words = np.array(["cobalt heron heron of", "unknown", ""], object), ["heron", "of", "cobalt"]
+    tokens, bag = experiment._tokens(texts, words), experiment._bag(texts, words)
+    assert tokens.shape[0] == bag.shape[0] == 3
+    assert tokens[0].tolist()[:4] == [2, 3, 4, 0]
+    assert not tokens[1:].any()
+    np.testing.assert_allclose(bag, [[0, 0, *[3**-0.5] * 3], [0] * 5, [0] * 5], rtol=1e-6)
+
+
 def test_query_is_raised_by_what_was_poisoned():
     case = experiment.CASES["digits"](None, 0)
     assert case.tree.num_users == 120
