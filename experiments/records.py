@@ -21,7 +21,8 @@ def run(
 
     Args:
       settings: dataclass of the flags, with a field `json` and, if there is something to draw, `figure`.
-      main: maps settings to results with `records`; the file also says how long it took and on what.
+      main: maps settings to results with `records`; the file also says on what it ran and, unless the results do, how
+        long.
       description: of the command line's help.
       draw: draws the results to a file.
     """
@@ -30,7 +31,8 @@ def run(
     begin = time.perf_counter()
     results = main(chosen)
     seconds = time.perf_counter() - begin
-    results |= {"seconds": seconds, "devices": environment.devices(), "versions": environment.versions()}
+    about = {"seconds": seconds, "devices": environment.devices(), "versions": environment.versions()}
+    results = about | results
     finish(results, chosen.json)
     if draw is not None and chosen.figure:
         draw(results, chosen.figure)
