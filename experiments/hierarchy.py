@@ -15,11 +15,12 @@ regressions: on newsgroups, of which of the 500 most frequent words are in a pos
 embeddings instead, the mean of 32 numbers per such word and a dense layer.
 
 Who is poisoned is used for scoring only. Precision counts the poisoned among those selected, recall the selected among
-all poisoned. An unpoisoned user can be selected without mistake: a clean writer moves the query a little, and with more
-submodels that shows. So on MNIST the first stage is small: on seed 100, on which settings were chosen, every poisoned
-writer moved the query by at least .098 and no other one by more than .032, and with 300 submodels 14 to 16 writers were
-selected, the ten poisoned ones among them; so 200 were taken. Its second stage is as long as `jaxame.planning.plan`
-says for 180 effects and `R2 = 1`.
+all poisoned. An unpoisoned user can be selected without mistake, such as an author of the newsgroup whose label is
+planted: `clean_confirmed` counts those of them who raise the query by three standard errors in fresh submodels. A clean
+writer moves the query a little, too, and with more submodels that shows. So on MNIST the first stage is small: on seed
+100, on which settings were chosen, every poisoned writer moved the query by at least .098 and no other one by more than
+.032, and with 300 submodels 14 to 16 writers were selected, the ten poisoned ones among them; so 200 were taken. Its
+second stage is as long as `jaxame.planning.plan` says for 180 effects and `R2 = 1`.
 
 Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies, 458 s on two cores that also did other work):
 
@@ -43,9 +44,9 @@ import numpy as np
 import optax
 
 from experiments import records
-from jaxame import ame, data, hierarchy, queries
+from jaxame import ame, data, evaluate, hierarchy, queries
 from jaxame.attribution import Attribution
-from jaxame.design import PointMass
+from jaxame.design import PointMass, sample_design
 from jaxame.submodels import TrainingGame, bag_of_embeddings, logistic
 
 NUM_POISONED, TRIGGER = 10, ("cobalt", "heron", "ledger")
@@ -237,8 +238,8 @@ CASES: dict[str, Callable[[Path | None, int], Case]] = {
 }
 
 
-def game_of(case: Case, sizes: Sizes, inclusion: float) -> TrainingGame:
-    """Return the game of training the case's model."""
+def game_of(case: Case, sizes: Sizes, inclusion: float, groups: np.ndarray | None = None) -> TrainingGame:
+    """Return the game of training the case's model; the sources are posts or `groups` of them, `[n]`."""
     return TrainingGame(
         case.model,
         optax.sgd(sizes.learning_rate, momentum=0.9),
@@ -248,6 +249,7 @@ def game_of(case: Case, sizes: Sizes, inclusion: float) -> TrainingGame:
         num_steps=sizes.num_steps,
         batch_size=sizes.batch_size,
         inclusion=inclusion,
+        groups=groups,
     )
 
 
@@ -291,6 +293,21 @@ def _raising(result: Attribution, fdr: float) -> np.ndarray:
     return result.select(fdr, alternative="greater").indices
 
 
+def confirmed(case: Case, sizes: Sizes, users: np.ndarray, seed: int) -> int:
+    """Return how many of `users` raise the query for sure: by three standard errors, in least squares on all users.
+
+    The submodels are fresh ones, six per user, each with half of the users.
+    """
+    game = game_of(case, sizes, 0.5, groups=case.tree.user)
+    rows = 6 * case.tree.num_users
+    design = sample_design(jax.random.key(seed + 1000), LAW, num_submodels=rows, num_sources=case.tree.num_users)
+    columns = np.column_stack([np.asarray(design.masks()) - 0.5, np.ones(rows)])
+    inverse, utilities = np.linalg.inv(columns.T @ columns), evaluate(game, design)[:, 0]
+    effects = inverse @ (columns.T @ utilities)
+    variance = np.sum((utilities - columns @ effects) ** 2) / (rows - columns.shape[1])
+    return int(np.sum(effects[users] > 3 * np.sqrt(variance * np.diag(inverse)[users])))
+
+
 def scored(name: str, seed: int, settings: Settings) -> list[dict[str, Any]]:
     """Return a record per design and level; an empty selection has no precision."""
     case, sizes = CASES[name](settings.data_dir, seed), SIZES[name]
@@ -305,6 +322,8 @@ def scored(name: str, seed: int, settings: Settings) -> list[dict[str, Any]]:
             cell = {"data": name, "design": design, "level": level, "seed": seed}
             cell |= {"precision": right / chosen.size if chosen.size else None, "recall": right / truth.size}
             cell |= {"selected": chosen.size, "poisoned": truth.size, "num_submodels": number, "seconds": seconds}
+            if level == "user" and design == "two-stage":
+                cell["clean_confirmed"] = confirmed(case, sizes, np.setdiff1d(chosen, truth), seed)
             cells.append(cell)
         print(f"{name}, {design}, seed {seed}: {seconds:.0f} s", flush=True)
     return cells
@@ -338,7 +357,7 @@ def check(cells: list[dict[str, Any]]) -> None:
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw precision and recall of every data set and design, a panel per level; a dot for each seed."""
     cells = results["records"]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(2, 1, figsize=(8, 7), height_ratios=(3, 4), sharex=True, layout="constrained")
     for ax, level in zip(axes, ("user", "post"), strict=True):
         rows = list(dict.fromkeys((cell["data"], cell["design"]) for cell in cells if cell["level"] == level))
         for shift, (measure, colour) in zip(
@@ -346,15 +365,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
         ):
             for place, row in enumerate(rows):
                 own = [c[measure] or 0.0 for c in cells if (c["data"], c["design"]) == row and c["level"] == level]
-                bar = ax.bar(place + shift, np.mean(own), 0.36, color=colour, label=measure if not place else None)
-                ax.scatter(np.full(len(own), place + shift), own, s=14, color="black", zorder=3)
-                ax.bar_label(bar, fmt="%.2f", padding=3, fontsize=9)
-        ax.set_xticks(range(len(rows)), [f"{name}\n{design}" for name, design in rows], fontsize=9)
-        ax.set_title(f"poisoned {level}s")
-        ax.axhline(0.9, color="grey", linestyle=":", linewidth=1)
-    axes[0].set_ylim(0, 1.12)
-    axes[0].set_yticks(np.linspace(0, 1, 6))
-    axes[0].set_ylabel("share")
+                bar = ax.barh(place + shift, np.mean(own), 0.36, color=colour, label=measure if not place else None)
+                ax.scatter(own, np.full(len(own), place + shift), s=10, color="black", zorder=3)
+                ax.bar_label(bar, fmt="%.2f", padding=5, fontsize=9)
+        ax.set_yticks(range(len(rows)), [f"{name}, {design}" for name, design in rows], fontsize=9)
+        ax.invert_yaxis()
+        ax.set_title(f"poisoned {level}s", fontsize=10)
+    axes[1].set_xlim(0, 1.12)
+    axes[1].set_xticks(np.linspace(0, 1, 6))
+    axes[1].set_xlabel("share")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=90)
