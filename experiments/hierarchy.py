@@ -22,12 +22,18 @@ writer moves the query a little, too, and with more submodels that shows. So on 
 .032, and with 300 submodels 14 to 16 writers were selected, the ten poisoned ones among them; so 200 were taken. Its
 second stage is as long as `jaxame.planning.plan` says for 180 effects and `R2 = 1`.
 
-Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies, 458 s on two cores that also did other work):
+Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies, 331 s on two cores), precision and recall:
 
-- Newsgroups, two-stage: users 1.00 precision and 1.00 recall from 600 submodels, posts 1.00 and 1.00 from 1,200 more.
-- Newsgroups, nested: users 1.00 and 1.00, posts .88 and 1.00, both from the same 2,000 submodels.
-- MNIST, two-stage: users .91 and 1.00 from 200 submodels; posts 1.00 and .67 from 5,400 more: 180 poisoned digits are
-  many to tell apart among 769 sources. With 1,000 it was .15. `nested` is not run there, with 12,931 posts.
+- Newsgroups, logistic regression: users 1.00 and 1.00 from 600 submodels, posts 1.00 and 1.00 from 1,200 more; `nested`
+  1.00 and 1.00, .88 and 1.00, both from the same 2,000; `flat` 1.00 and 1.00 for posts, from 1,800.
+- Newsgroups, embeddings: users .43 and 1.00, posts .92 and .87; `nested` .43 and 1.00, .95 and .95; `flat` .84 and
+  1.00. The 13 clean users selected are authors of the planted newsgroup's label; all of them are confirmed.
+- MNIST, two-stage: users .91 and 1.00 from 200 submodels, the clean one not confirmed; posts 1.00 and .67 from 5,400
+  more: 180 poisoned digits are many to tell apart among 769 sources, and with 1,000 it was .15. `flat`, among 12,931
+  sources, .54 and .77. `nested` is not run there.
+
+So where flat selection can be had, it finds no fewer of the posts; what stages add is the answer about users, and fewer
+clean posts.
 """
 
 import dataclasses
