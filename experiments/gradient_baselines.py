@@ -42,11 +42,11 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from experiments import records
+from experiments.hidden import last_hidden
 from jaxame import ame, baselines, demo, environment, evaluate, metrics
 from jaxame.attribution import Attribution
-from jaxame.baselines.representers import Features
 from jaxame.design import Grid, PointMass, sample_design
-from jaxame.submodels import TrainingGame, as_model, mlp
+from jaxame.submodels import TrainingGame
 
 SEED, FDR, MODELS, OURS = 60, 0.05, 10, "jaxame"
 
@@ -87,18 +87,6 @@ def make_task(seed: int, smoke: bool) -> Task:
     return Task(settings, attacked, demo.make_game(settings, attacked, shared_key))
 
 
-def last_hidden(task: Task) -> Features:
-    """Return the activations of the last hidden layer as a function of parameters and inputs."""
-    widths = task.settings.hidden
-    below = as_model(mlp((task.attacked.train.x[0].size, *widths)), task.attacked.train.x)
-
-    def features(params: Any, x: jax.Array) -> jax.Array:
-        layers = {number: params["layers"][number] for number in range(len(widths))}
-        return jax.nn.relu(below.apply({"layers": layers}, x))
-
-    return features
-
-
 def ours(task: Task, key: jax.Array, num_submodels: int | None = None) -> Attribution:
     """Estimate by `jaxame.ame`, as the demo does."""
     chosen = task.settings
@@ -120,7 +108,9 @@ def by_gradients(method: Callable[..., Attribution], task: Task, key: jax.Array,
 def by_features(method: Callable[..., Attribution], task: Task, key: jax.Array) -> Attribution:
     """Compare the queries with training images by the last hidden layer."""
     labels = np.full(len(task.attacked.query_x), task.attacked.target)
-    points = {"test_x": task.attacked.query_x, "test_y": labels, "features": last_hidden(task)}
+    train = task.attacked.train
+    hidden = last_hidden((train.x[0].size, *task.settings.hidden, train.num_classes), train.x)
+    points = {"test_x": task.attacked.query_x, "test_y": labels, "features": hidden}
     return by_gradients(method, task, key, **points)
 
 

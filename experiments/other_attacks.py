@@ -21,6 +21,7 @@ for it on every seed. The pattern changes a pixel by .23, the collision by .22.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,10 @@ import numpy as np
 import optax
 
 from experiments import records
+from experiments.hidden import last_hidden
 from jaxame import ame, data, demo, queries
 from jaxame.design import Grid
-from jaxame.submodels import TrainingGame, as_model, logistic, mlp
+from jaxame.submodels import TrainingGame, logistic, mlp
 
 SEED, NUM_TRAIN, BLEND = 300, 800, 0.35
 FEATURE_DIGITS, WIDTH, TARGETS, POISONS = 500, 64, 4, 20
@@ -136,9 +138,9 @@ def clean_label(key: jax.Array) -> Case:
 
 def extractor(digits: data.Dataset, key: jax.Array) -> Any:
     """Train a perceptron, and return its hidden layer as a function of images `[n, 8, 8]`."""
-    widths = (digits.x[0].size, WIDTH)
+    sizes = digits.x[0].size, WIDTH, digits.num_classes
     game = TrainingGame(
-        mlp((*widths, digits.num_classes)),
+        mlp(sizes),
         optax.sgd(0.1, 0.9),
         digits.x,
         digits.y,
@@ -146,10 +148,7 @@ def extractor(digits: data.Dataset, key: jax.Array) -> Any:
         num_steps=200,
         batch_size=128,
     )
-    params = game.train(key, np.ones(len(digits), bool))
-    below = as_model(mlp(widths), digits.x)
-    layers = {"layers": {0: params["layers"][0]}}
-    return lambda x: jax.nn.relu(below.apply(layers, x))
+    return functools.partial(last_hidden(sizes, digits.x), game.train(key, np.ones(len(digits), bool)))
 
 
 def collide(features: Any, base: np.ndarray, target: np.ndarray) -> np.ndarray:

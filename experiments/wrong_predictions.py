@@ -30,10 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import records
+from experiments.hidden import last_hidden
 from jaxame import checks, data, demo, estimate_ame, evaluate, queries
 from jaxame.attribution import Attribution
 from jaxame.design import Grid, sample_design
-from jaxame.submodels import TrainingGame, as_model, mlp
+from jaxame.submodels import TrainingGame, mlp
 
 SEED, NUM_TRAIN, MISLABELLED, MOST, FDR = 400, 600, 0.1, 20, 0.1
 WAYS = ("selected", "nearest", "random")
@@ -93,11 +94,15 @@ def make_task(key: jax.Array) -> Task:
     return Task(make_game(train, query, shared_key), train, x, wrong, mislabelled, params)
 
 
+def _sizes(train: data.Dataset) -> tuple[int, ...]:
+    return train.x[0].size, *demo.Settings().hidden, train.num_classes
+
+
 def make_game(train: data.Dataset, query: queries.Query, shared_key: jax.Array) -> TrainingGame:
     """Return the game of the demo's model and optimiser on other digits."""
     settings = demo.Settings()
     return TrainingGame(
-        mlp((train.x[0].size, *settings.hidden, train.num_classes)),
+        mlp(_sizes(train)),
         demo.optimizer(settings),
         train.x,
         train.y,
@@ -120,18 +125,11 @@ def explain(task: Task, settings: Settings, key: jax.Array) -> Attribution:
 def taken_out(task: Task, selected: np.ndarray, query: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Return the digits to take out, by way; all ways as many."""
     alike = np.flatnonzero(task.train.y == task.wrong[query])
-    hidden = last_hidden(task)
-    distance = np.linalg.norm(hidden(task.train.x[alike]) - hidden(task.x[query][None]), axis=1)
+    hidden = functools.partial(last_hidden(_sizes(task.train), task.train.x), task.params)
+    own, others = (hidden(jnp.asarray(x)) for x in (task.x[query][None], task.train.x[alike]))
+    distance = np.linalg.norm(others - own, axis=1)
     nearest = alike[np.argsort(distance, kind="stable")[: selected.size]]
     return dict(zip(WAYS, (selected, nearest, rng.choice(alike, nearest.size, replace=False)), strict=True))
-
-
-def last_hidden(task: Task) -> Any:
-    """Return the last hidden layer of the model trained on everything, as a function of images."""
-    widths = (task.train.x[0].size, *demo.Settings().hidden)
-    below = as_model(mlp(widths), task.train.x)
-    layers = {"layers": {number: task.params["layers"][number] for number in range(len(widths) - 1)}}
-    return lambda x: np.asarray(jax.nn.relu(below.apply(layers, x)))
 
 
 def retrain(game: TrainingGame, out: list[np.ndarray], number: int, key: jax.Array) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import gradient_baselines, other_attacks, poisoned_cifar10, robustness, wrong_predictions
+from experiments.hidden import last_hidden
 from jaxame import ame, data, demo
 from jaxame.design import Grid, sample_design
 from jaxame.games import Additive
@@ -107,10 +108,10 @@ def test_selections_have_precision_and_recall():
 def test_features_are_those_of_the_last_hidden_layer():
     task = gradient_baselines.make_task(0, smoke=True)
     params = task.game.train(jax.random.key(4), np.ones(task.game.num_sources, bool))
-    x = task.attacked.query_x
-    hidden = gradient_baselines.last_hidden(task)(params, x)
-    assert hidden.shape == (len(x), task.settings.hidden[-1])
-    head = params["layers"][len(task.settings.hidden)]
+    x, widths = task.attacked.query_x, task.settings.hidden
+    hidden = last_hidden((64, *widths, 10), x)(params, x)
+    assert hidden.shape == (len(x), widths[-1])
+    head = params["layers"][len(widths)]
     outputs = hidden @ head["kernel"][...].T + head["bias"][...]
     np.testing.assert_allclose(outputs, task.game.predict(params, x), rtol=1e-4, atol=1e-4)
 
@@ -158,7 +159,7 @@ def test_robustness_can_fail():
             robustness.check([base, base | bad])
 
 
-def test_a_collision_has_the_features_of_the_target_and_stays_near():
+def test_a_collision_has_the_features_of_the_target_and_stays_near(monkeypatch):
     digits, rng = data.digits().take(np.arange(300)), np.random.default_rng(2)
     mix = jnp.asarray(rng.normal(size=(64, 16)) / 8, jnp.float32)
 
@@ -166,10 +167,13 @@ def test_a_collision_has_the_features_of_the_target_and_stays_near():
         return jnp.tanh(x.reshape(len(x), -1) @ mix)
 
     base, target = digits.x[:4], digits.x[200]
+    near = other_attacks.collide(features, base, target)
+    monkeypatch.setattr(other_attacks, "CLOSENESS", 0.01)
     moved = other_attacks.collide(features, base, target)
     before, after = (np.linalg.norm(features(x) - features(target[None]), axis=1) for x in (base, moved))
     assert (after < 0.1 * before).all()
     assert (np.linalg.norm(moved - base, axis=(1, 2)) < np.linalg.norm(base - target, axis=(1, 2))).all()
+    assert (np.linalg.norm(near - base, axis=(1, 2)) < np.linalg.norm(moved - base, axis=(1, 2))).all()
     assert moved.min() >= 0
     assert moved.max() <= 1
 
