@@ -39,7 +39,7 @@ class Settings:
     num_submodels: int = 6000
     """Subsets, the same for every scheme."""
     smoke: bool = False
-    """1,000 subsets, nothing or everything shared; ends with an error if sharing costs variance."""
+    """600 subsets, nothing or everything shared; ends with an error if sharing costs variance."""
     json: Path | None = None
     """File for the records."""
 
@@ -47,7 +47,7 @@ class Settings:
 def main(settings: Settings) -> dict[str, Any]:
     """Run the four schemes and return the records."""
     if settings.smoke:
-        settings = dataclasses.replace(settings, num_submodels=1000)
+        settings = dataclasses.replace(settings, num_submodels=600)
     sizes = demo.Settings(patch_value=3.0)
     data_key, design_key, *shared_keys = jax.random.split(jax.random.key(settings.seed), 4)
     attacked = demo.attack(sizes, data_key)
@@ -102,7 +102,7 @@ def measure(design: Design, utilities: np.ndarray) -> dict[str, float]:
 def check(found: list[dict[str, Any]]) -> None:
     """End with an error if submodels that share everything differ more than those that share nothing."""
     neither, both = found
-    if both["variance"] > 1.05 * neither["variance"]:
+    if both["variance"] > 1.1 * neither["variance"]:
         raise SystemExit(f"the claim is not met: {found}")
 
 

@@ -183,7 +183,7 @@ def _asked(found: list[dict[str, Any]]) -> int:
 def main(settings: Settings) -> dict[str, Any]:
     """Run all seeds; return records and their summary."""
     if settings.smoke:
-        settings = dataclasses.replace(settings, seeds=settings.seeds[:1], num_submodels=2000, retrainings=8)
+        settings = dataclasses.replace(settings, seeds=settings.seeds[:1], num_submodels=1000, retrainings=4)
     found = [record for seed in settings.seeds for record in run(seed, settings)]
     checks.require(len(found) > len(WAYS), "at least two queries with a selection", len(found) // len(WAYS))
     summary = summarise(found)
