@@ -8,6 +8,7 @@ tables of them.
 
 import dataclasses
 import importlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -106,5 +107,8 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    chosen = tyro.cli(Settings, description=__doc__)
     cli.use_all_cores()
-    main(tyro.cli(Settings, description=__doc__))
+    if chosen.smoke:  # in small, compilation takes most of the time, and less optimised code compiles faster
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+    main(chosen)
