@@ -94,6 +94,9 @@ def _takes(experiment: Any, setting: str) -> bool:
 
 def main(settings: Settings) -> None:
     """Run them; ends with an error that names those that failed."""
+    unknown = set(settings.names) - set(NAMES)
+    if unknown:
+        raise SystemExit(f"needs names among {', '.join(NAMES)}; got {', '.join(sorted(unknown))}")
     failed = {}
     for name in settings.names:
         begin = time.perf_counter()

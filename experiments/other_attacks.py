@@ -32,7 +32,7 @@ import optax
 
 from experiments import records
 from experiments.hidden import last_hidden
-from jaxame import ame, data, demo, queries
+from jaxame import ame, checks, data, demo, queries
 from jaxame.design import Grid
 from jaxame.submodels import TrainingGame, logistic, mlp
 
@@ -183,6 +183,8 @@ def run(attack: str, seed: int, settings: Settings) -> dict[str, Any]:
 
 def main(settings: Settings) -> dict[str, Any]:
     """Run the attacks on all seeds and return the records."""
+    unknown = set(settings.attacks) - set(ATTACKS)
+    checks.require(not unknown, f"attacks among {tuple(ATTACKS)}", sorted(unknown))
     if settings.smoke:
         small: dict[str, Any] = {"attacks": ("clean-label",), "seeds": settings.seeds[:1], "num_submodels": 1000}
         settings = dataclasses.replace(settings, **small)

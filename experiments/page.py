@@ -189,7 +189,8 @@ ROWS: dict[str, Callable[[Run], str]] = {
 _HEAD = """# Experiments
 
 One file per claim. Each says in its header what is measured and how, takes `--json FILE` and mostly `--figure FILE`,
-and with `--smoke` runs in small and ends with an error if its claim is not met at a loose bound.
+and with `--smoke` runs in small and ends with an error if its claim is not met at a loose bound;
+`--debug` shows where an error came from.
 `python -m experiments.all --smoke` runs all of them so, `python -m experiments.all` all at their defaults. The raw
 numbers are in `results/`, by kind of machine; this page is made from them by `python -m experiments.tables`.
 

@@ -1,6 +1,7 @@
 """How experiments run as programs, and how they end: records printed and, where asked for, written and drawn."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,18 @@ def run(
       description: of the command line's help.
       draw: draws the results to a file.
     """
-    cli.use_all_cores()
-    chosen: Any = tyro.cli(settings, description=description)
+    program, *given = sys.argv
+    debug = "--debug" in given  # as in `jaxame`: shows where an error came from
+    args = [argument for argument in given if argument != "--debug"]
+    chosen: Any = tyro.cli(settings, description=description, args=args)
+    cli.with_errors_in_a_line(Path(program).stem, debug, lambda: _run(chosen, main, draw))
+
+
+def _run(
+    chosen: Any,
+    main: Callable[[Any], dict[str, Any]],
+    draw: Callable[[dict[str, Any], Path], None] | None,
+) -> None:
     begin = time.perf_counter()
     results = main(chosen)
     seconds = time.perf_counter() - begin

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import all as every
-from experiments import page
+from experiments import gradient_baselines, other_attacks, page
 
 FOLDER = Path(page.__file__).parent
 RAN = []
@@ -36,6 +36,7 @@ def stub(name, monkeypatch, end=None):
         Settings=Settings, main=main, draw=lambda results, path: path.write_text("drawn")
     )
     monkeypatch.setitem(sys.modules, f"experiments.{name}", experiment)
+    monkeypatch.setattr(every, "NAMES", (*every.NAMES, name))
 
 
 def test_every_experiment_is_run_and_has_a_row():
@@ -60,6 +61,18 @@ def test_one_without_its_data_is_left_out(monkeypatch, capsys):
     stub("far", monkeypatch, FileNotFoundError("needs MNIST"))
     every.main(every.Settings(names=("far",), smoke=True))
     assert "far is left out: needs MNIST" in capsys.readouterr().out
+
+
+def test_what_is_none_is_refused_before_anything_runs(monkeypatch):
+    RAN.clear()
+    stub("good", monkeypatch)
+    with pytest.raises(SystemExit, match=r"needs names among poisoned_digits, .*; got nobody"):
+        every.main(every.Settings(names=("good", "nobody"), smoke=True))
+    assert not RAN
+    with pytest.raises(ValueError, match=r"needs estimators among .*; got .'nobody'"):
+        gradient_baselines.main(gradient_baselines.Settings(estimators=("nobody",)))
+    with pytest.raises(ValueError, match=r"needs attacks among .*; got .'nobody'"):
+        other_attacks.main(other_attacks.Settings(attacks=("nobody",)))
 
 
 def test_the_page_is_that_of_the_stored_results():
