@@ -12,8 +12,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from jax.typing import ArrayLike
-from scipy import stats
 
 from jaxame import checks
 from jaxame.design import Design
@@ -45,7 +45,7 @@ class EffectCurve:
         Raises:
           ValueError: for a level outside (0, 1).
         """
-        half = stats.norm.ppf((1 + checks.probability(level, "level")) / 2) * self.stderr
+        half = scipy.stats.norm.ppf((1 + checks.probability(level, "level")) / 2) * self.stderr
         return self.values - half, self.values + half
 
 

@@ -9,12 +9,11 @@ from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 import jax
 import numpy as np
 from jax.typing import ArrayLike
-from scipy.sparse.linalg import LinearOperator
 
 from jaxame import checks, environment, inference, leftout, reweight, stopping
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, redraw_masks, sample_design
-from jaxame.features import Coding, MaskColumns, code, exact_operator, mask_columns
+from jaxame.features import Coding, MaskColumns, Operator, code, exact_operator, mask_columns
 from jaxame.lasso import (
     CrossValidation,
     assign_folds,
@@ -25,7 +24,7 @@ from jaxame.lasso import (
 )
 from jaxame.penalties import check_prior, cross_validate_weighted
 from jaxame.randomisation import randomisation_p_values
-from jaxame.types import Progress, Status, silent, submodel_status
+from jaxame.types import Progress, Status, silent, submodel_status, tell, tell_utilities
 from jaxame.values import estimate_values
 
 # Streams of a design's key besides its rows, which are numbered from 0.
@@ -170,9 +169,11 @@ def evaluate(
     chunk = rows_per_call(game)
     checks.require(checks.count(start, "start", 0) < num_rows, f"start below {num_rows}", start)
     parts: list[np.ndarray] = []
+    tell(progress, "train", start=start, total=num_rows)
     for first in range(start, num_rows, chunk):
         stop = min(first + chunk, num_rows)
         parts.append(call(game, key, design.masks(first, stop), first, parts[0].shape[1] if parts else None))
+        tell_utilities(progress, parts[-1])
         progress("train", stop, num_rows)
     return np.concatenate(parts)
 
@@ -461,7 +462,7 @@ def _weighted_sums(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _certificates(
-    x: LinearOperator, coding: Coding, targets: np.ndarray, fit: CrossValidation, factor: np.ndarray | None
+    x: Operator, coding: Coding, targets: np.ndarray, fit: CrossValidation, factor: np.ndarray | None
 ) -> np.ndarray:
     """Gap and violation of every query's fits at `lambda_min` and `lambda_1se`, `[Q, 2, 2]`."""
     fits = ((fit.coef_min, fit.at_min), (fit.coef_1se, fit.at_1se))

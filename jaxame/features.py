@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import Array
 from jaxtyping import Float, Int, UInt8
-from scipy.sparse.linalg import LinearOperator
 
 from jaxame.design import Design
+
+# As text: scipy loads a part of itself when it is first used.
+Operator: TypeAlias = "scipy.sparse.linalg.LinearOperator"
 
 _BLOCK_COLUMNS, _BLOCK_ROWS = 1024, 4096
 _POLYNOMIAL_DEGREE = 4
@@ -247,12 +250,12 @@ def _bits(design: Design, index: np.ndarray, rows: slice) -> np.ndarray:
     return (np.asarray(design.packed)[rows][:, index // 8] >> (index % 8).astype(np.uint8)) & 1
 
 
-def exact_operator(design: Design, coding: Coding) -> LinearOperator:
+def exact_operator(design: Design, coding: Coding) -> Operator:
     """Return the design `[M, N]` as a float64 operator that forms a block of it at a time."""
     return _operator(functools.partial(exact_columns, design, coding), design.num_submodels, design.num_sources)
 
 
-def pair_products(design: Design, coding: Coding) -> LinearOperator:
+def pair_products(design: Design, coding: Coding) -> Operator:
     """Return the products of the codes of both rows of every pair `[floor(M/2), N]`, an operator like the design."""
 
     def block(index: np.ndarray, pairs: slice) -> np.ndarray:
@@ -262,7 +265,7 @@ def pair_products(design: Design, coding: Coding) -> LinearOperator:
     return _operator(block, design.num_submodels // 2, design.num_sources)
 
 
-def _operator(block: Callable[[np.ndarray, slice], np.ndarray], num_rows: int, num_sources: int) -> LinearOperator:
+def _operator(block: Callable[[np.ndarray, slice], np.ndarray], num_rows: int, num_sources: int) -> Operator:
     """Return the matrix whose columns `index` in some rows are `block(index, rows)`."""
     rows = [slice(start, min(start + _BLOCK_ROWS, num_rows)) for start in range(0, num_rows, _BLOCK_ROWS)]
     columns = np.split(np.arange(num_sources), range(_BLOCK_COLUMNS, num_sources, _BLOCK_COLUMNS))
@@ -275,7 +278,7 @@ def _operator(block: Callable[[np.ndarray, slice], np.ndarray], num_rows: int, n
         parts = [sum(block(index, some).T @ vectors[some] for some in rows) for index in columns]
         return np.concatenate(parts)
 
-    return LinearOperator(
+    return scipy.sparse.linalg.LinearOperator(
         (num_rows, num_sources),
         matvec=lambda v: product(v.reshape(-1, 1)),
         rmatvec=lambda v: transpose_product(v.reshape(-1, 1)),

@@ -14,7 +14,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from jaxame import checks
 
@@ -154,7 +154,7 @@ def select_by_p_values(p: np.ndarray, fdr: float) -> Selection:
       ValueError: for a level outside (0, 1).
     """
     fdr = checks.probability(fdr, "fdr")
-    q_values = stats.false_discovery_control(p)
+    q_values = scipy.stats.false_discovery_control(p)
     with np.errstate(divide="ignore"):
         statistic = -np.log10(p)
     chosen = q_values <= fdr

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import linalg, special
+import scipy
 
 from jaxame import checks
 
@@ -216,7 +216,7 @@ class TruncatedUniform(Law):
     def sample(self, key: jax.Array, tilted: bool = False) -> jax.Array:
         """Draw one `p` from `U(eps, 1-eps)`, or `logit p` from a uniform law if `tilted`; float32 scalar."""
         u = _open_uniform(key)
-        edge = -float(special.logit(self.eps))
+        edge = -float(scipy.special.logit(self.eps))
         p = jax.nn.sigmoid(edge * (2.0 * u - 1.0)) if tilted else self.eps + (1.0 - 2.0 * self.eps) * u
         return _clip(p, self.eps)
 
@@ -257,7 +257,8 @@ class Beta(Law):
 
     def _require_finite_variance(self) -> None:
         """Refuse an untruncated law with infinite `v`, naming the truncated one and its bias bound."""
-        mass = special.betainc(self.a, self.b, _SUGGESTED_EPS) + special.betainc(self.b, self.a, _SUGGESTED_EPS)
+        a, b = (self.a, self.b), (self.b, self.a)
+        mass = scipy.special.betainc(a, b, _SUGGESTED_EPS).sum()
         checks.require(
             self.a > 1 and self.b > 1,
             f"a law with finite v = E[1/(p(1-p))], that is a > 1 and b > 1: use Beta({self.a}, {self.b}, "
@@ -275,11 +276,11 @@ class Beta(Law):
     def density(self, p: np.ndarray) -> np.ndarray:
         """Return the density at `p [J]`, float64 `[J]`: 0 outside `[eps, 1-eps]`."""
         p = np.asarray(p, np.float64)
-        low, high = special.betainc(self.a, self.b, (self.eps, 1.0 - self.eps))
+        low, high = scipy.special.betainc(self.a, self.b, (self.eps, 1.0 - self.eps))
         inside = (p > 0) & (p < 1) & (p >= self.eps) & (p <= 1.0 - self.eps)
         p = np.where(inside, p, 0.5)
-        log_density = special.xlogy(self.a - 1.0, p) + special.xlog1py(self.b - 1.0, -p)
-        return np.where(inside, np.exp(log_density - special.betaln(self.a, self.b)) / (high - low), 0.0)
+        log_density = scipy.special.xlogy(self.a - 1.0, p) + scipy.special.xlog1py(self.b - 1.0, -p)
+        return np.where(inside, np.exp(log_density - scipy.special.betaln(self.a, self.b)) / (high - low), 0.0)
 
     @property
     def fourth_moment(self) -> float:
@@ -349,7 +350,7 @@ def _from_tilted(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, n
 @functools.lru_cache(maxsize=64)
 def _logit_quadrature(a: float, b: float, eps: float) -> tuple[np.ndarray, np.ndarray]:
     """Composite Gauss-Legendre in `logit p` for `Beta(a, b)` restricted to `[eps, 1-eps]`."""
-    edge = -special.logit(eps)
+    edge = -scipy.special.logit(eps)
     num_panels = int(np.ceil(4.0 * edge))
     half_width = edge / num_panels
     nodes, weights = np.polynomial.legendre.leggauss(_PANEL_NODES)
@@ -357,7 +358,7 @@ def _logit_quadrature(a: float, b: float, eps: float) -> tuple[np.ndarray, np.nd
     logit = (centres[:, None] + half_width * nodes).ravel()
     log_density = _log_density_of_logit(logit, a - 1.0, b - 1.0)
     tilted = np.tile(weights, num_panels) * np.exp(log_density - log_density.max())
-    return _from_tilted(special.expit(logit), tilted)
+    return _from_tilted(scipy.special.expit(logit), tilted)
 
 
 @functools.lru_cache(maxsize=64)
@@ -376,7 +377,7 @@ def _jacobi_quadrature(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
     # At n = 1 the factors n + alpha + beta and total - 1 are equal and cancel, also where both are zero.
     ratio = np.append(1.0, (n + alpha + beta)[1:] / (total - 1.0)[1:])
     squared = 4.0 * n * (n + alpha) * (n + beta) * ratio / (total**2 * (total + 1.0))
-    nodes, vectors = linalg.eigh_tridiagonal(diagonal, np.sqrt(squared))
+    nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, np.sqrt(squared))
     return _from_tilted((1.0 + nodes) / 2.0, vectors[0] ** 2)
 
 
@@ -387,7 +388,7 @@ def _logit_table(a: float, b: float, eps: float) -> tuple[np.ndarray, np.ndarray
     Returns:
       The distribution function and `logit p`, float32 `[_TABLE_CELLS + 1]` each.
     """
-    edge = -special.logit(eps)
+    edge = -scipy.special.logit(eps)
     logit = np.linspace(-edge, edge, _TABLE_CELLS + 1)
     log_density = _log_density_of_logit(logit, a, b)
     density = np.exp(log_density - log_density.max())

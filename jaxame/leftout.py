@@ -1,7 +1,7 @@
 """Is leaving out the non-finite rows harmless? Tests of missingness against `p` and against every source."""
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from jaxame.types import Status
 
@@ -32,7 +32,7 @@ def diagnose(p: np.ndarray, masks: np.ndarray, finite: np.ndarray) -> Status:
     # A source that matters is in more often where p is high, so p alone would be blamed for it: sources come first.
     if inclusion_p_values(p[out], masks[out].sum(axis=0)).min() * masks.shape[1] < _LEVEL:
         return Status.LEFT_OUT_RELATED_TO_SOURCE
-    if finite.any() and stats.ks_2samp(p[out], p[finite]).pvalue < _LEVEL:
+    if finite.any() and scipy.stats.ks_2samp(p[out], p[finite]).pvalue < _LEVEL:
         return Status.LEFT_OUT_RELATED_TO_P
     return Status.OK
 

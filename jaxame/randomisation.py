@@ -5,10 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
 from jaxame.design import Design, Parent, redraw_masks
-from jaxame.features import Coding, code, exact_columns, exact_operator, mask_columns
+from jaxame.features import Coding, Operator, code, exact_columns, exact_operator, mask_columns
 from jaxame.lasso import Problem, fit_near, make_problem, refit
 
 _STREAM = 2**32 - 9
@@ -96,7 +95,7 @@ def _redraws(design: Design, key: jax.Array, num_redraws: int) -> Design:
 def _compare_by_parent(
     parent: Parent,
     own: np.ndarray,
-    null: LinearOperator,
+    null: Operator,
     pull: np.ndarray,
     query: np.ndarray,
     source: np.ndarray,

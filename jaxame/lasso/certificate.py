@@ -1,12 +1,12 @@
 """Optimality of a LASSO fit, recomputed in float64 from the inputs and nothing else."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, Union
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
+import scipy
 
-Matrix: TypeAlias = np.ndarray | LinearOperator
+Matrix: TypeAlias = Union[np.ndarray, "scipy.sparse.linalg.LinearOperator"]
 _ROUNDING = 1e-24  # share of the target's square that float64 leaves of a target which Z explains
 
 

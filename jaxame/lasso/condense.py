@@ -10,9 +10,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import Array
 from jaxtyping import Float, Int
-from scipy import linalg
 
 from jaxame.lasso.admm import alike
 from jaxame.lasso.problem import DenseColumns, Problem
@@ -63,12 +63,12 @@ def _condense_group(problem: Problem, index: np.ndarray, weight: np.ndarray) -> 
     """Return the columns `[P+D, n]` and targets `[Q, n]` of `n` rows of equal weight, or None if columns depend."""
     gram, moments, squares = _products(problem, index, weight / weight[index].sum())
     try:
-        lower = linalg.cholesky(gram, lower=True)
-    except linalg.LinAlgError:
+        lower = scipy.linalg.cholesky(gram, lower=True)
+    except scipy.linalg.LinAlgError:
         return None
     if (np.diagonal(lower) ** 2 < _INDEPENDENT * np.diagonal(gram)).any():
         return None
-    explained = linalg.solve_triangular(lower, moments, lower=True)
+    explained = scipy.linalg.solve_triangular(lower, moments, lower=True)
     rest = np.sqrt(np.maximum(squares - (explained**2).sum(axis=0), 0.0))
     scale = np.sqrt(len(gram) + 1)
     columns = np.pad(lower, ((0, 0), (0, 1)))

@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
+import scipy
 
 from jaxame.lasso import admm
-from jaxame.lasso.batches import QUERIES_AT_ONCE, in_batches
+from jaxame.lasso.batches import QUERIES_AT_ONCE, Report, column_counts, in_batches
 from jaxame.lasso.condense import condense
 from jaxame.lasso.path import CURVE_TOLERANCE, TOLERANCE, PathStep, Tolerance, solve_near, walk_path
 from jaxame.lasso.problem import Problem
@@ -41,8 +41,8 @@ class CrossValidation:
     error_se: np.ndarray
     at_min: np.ndarray
     at_1se: np.ndarray
-    path: tuple[sparse.csr_array, ...]
-    fold_paths: tuple[tuple[sparse.csr_array, ...], ...]
+    path: tuple["scipy.sparse.csr_array", ...]
+    fold_paths: tuple[tuple["scipy.sparse.csr_array", ...], ...]
     coef_min: np.ndarray
     coef_1se: np.ndarray
     converged: np.ndarray
@@ -76,13 +76,13 @@ def _curve(errors: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarra
 class _Recorder:
     """Keeps the curve and the coefficients, and ends a query once its curve is clearly past its minimum."""
 
-    def __init__(self, problem: Problem, num_penalties: int, early_end: bool, keep_folds: bool, progress: Progress):
+    def __init__(self, problem: Problem, num_penalties: int, early_end: bool, keep_folds: bool, report: Report):
         self.share = _fold_share(problem)
         self.early_end = early_end
         self.num_kept = problem.num_folds if keep_folds else 0
         self.num_penalties = num_penalties
         self.num_columns = problem.columns.num_columns
-        self.progress = progress
+        self.report, self.counted = report, np.asarray(problem.unit) > 0
         shape = (num_penalties, self.share.shape[0])
         self.penalty, self.mean, self.se = (np.full(shape, np.nan) for _ in range(3))
         self.converged = np.ones(shape, bool)
@@ -105,7 +105,8 @@ class _Recorder:
         self.errors.append(step.errors)
         if self.early_end:
             self.active = on & ~self._past_minimum()
-        self.progress("regress", row + 1, self.num_penalties)
+        sizes = np.array([fits[-1][0].size for fits in self.steps[-1]])
+        self.report(row + 1, **column_counts(sizes, on & self.counted))
         return self.active
 
     def _past_minimum(self) -> np.ndarray:
@@ -142,17 +143,17 @@ class _Recorder:
             converged=(self.converged | (steps > at_min)).all(axis=0),
         )
 
-    def _path(self, query: int, k: int) -> sparse.csr_array:
+    def _path(self, query: int, k: int) -> "scipy.sparse.csr_array":
         """Coefficients of the `k`-th kept problem at every penalty, `[L, P]`, unit of the standardised target."""
         going = np.isfinite(self.penalty[:, query])
         fitted = [fits[query][k] for fits, on in zip(self.steps, going, strict=False) if on]
         pointer = np.cumsum([0] + [index.size for index, _ in fitted])
         pointer = np.pad(pointer, (0, self.num_penalties + 1 - pointer.size), mode="edge")
         index, coef = (np.concatenate([fit[part] for fit in fitted]) for part in (0, 1))
-        return sparse.csr_array((coef, index, pointer), shape=(self.num_penalties, self.num_columns))
+        return scipy.sparse.csr_array((coef, index, pointer), shape=(self.num_penalties, self.num_columns))
 
 
-_Solve: TypeAlias = Callable[[Problem, np.ndarray, Progress], CrossValidation]
+_Solve: TypeAlias = Callable[[Problem, np.ndarray, Report], CrossValidation]
 
 
 def cross_validate(
@@ -188,13 +189,13 @@ def cross_validate(
     unit = np.asarray(problem.unit, np.float64)
     sharing = admm.alike(problem) & (penalties is None) & admm.suits(problem, tolerance.gap)
 
-    def side_by_side(part: Problem, own: np.ndarray, report: Progress) -> CrossValidation:
+    def side_by_side(part: Problem, own: np.ndarray, report: Report) -> CrossValidation:
         record = _Recorder(part, steps, early_end, keep_folds, report)
         met = admm.walk_path(part, record, num_penalties=steps, min_ratio=min_ratio, gap=tolerance.gap)
         sharing[own[~met]] = False
         return record.result(np.asarray(part.unit, np.float64))
 
-    def one_by_one(part: Problem, _: np.ndarray, report: Progress) -> CrossValidation:
+    def one_by_one(part: Problem, _: np.ndarray, report: Report) -> CrossValidation:
         record = _Recorder(part, steps, early_end, keep_folds, report)
         unit = np.asarray(part.unit, np.float64)
         scaled = None if penalties is None else penalties[:, None] / np.where(unit > 0, unit, 1.0)
@@ -236,7 +237,7 @@ def _polish(
     near = np.stack([fit.coef_1se, fit.coef_min]) / unit[:, None]
     whole = dataclasses.replace(problem, fold=jnp.full_like(problem.fold, -1), z_inverse=problem.z_inverse[:, -1:])
 
-    def solve(part: Problem, own: np.ndarray, _: Progress) -> tuple[np.ndarray, np.ndarray]:
+    def solve(part: Problem, own: np.ndarray, _: Report) -> tuple[np.ndarray, np.ndarray]:
         return solve_near(part, np.nan_to_num(penalties[:, own]), near[:, own])
 
     parts = in_batches(whole, solve, steps=1, devices=devices, progress=silent, stage="regress")
