@@ -2,13 +2,35 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)` whenever a long part has moved on; `stage` is a short name such as
-`"train"`."""
+`"train"`. An `Observer` is told more."""
+
+
+class Observer(Protocol):
+    """A `Progress` with a method `note`, which is told what a stage found; a plain callable is told nothing of it.
+
+    All facts are numbers. They come before the call of `progress` that they belong to.
+    """
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Do as `Progress` says."""
+
+    def note(self, stage: str, **facts: float) -> None:
+        """Take what is known of a stage.
+
+        Args:
+          stage: as for `Progress`.
+          **facts: at the beginning of a stage, or of another round of it, `start` of `total` are done. When training,
+            for the submodels since the last note: `diverged`, how many have no finite utility; `partly`, how many have
+            some that are not finite; `lowest` and `highest` finite utility over all queries, NaN if there is none. When
+            regressing or selecting: the `fewest` and the `most` columns in the fit of one query at the last penalty.
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,6 +46,21 @@ class TrainingData:
     x: np.ndarray
     y: np.ndarray
     source: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Items:
+    """What queries or sources look like to a person, for reports; a game may have `query_items` and `source_items`.
+
+    Attributes:
+      captions: `[n]` a short text for each, such as its label; or None.
+      images: `[n, H, W]` grey, from 0 (white) to the largest value, or `[n, H, W, 3]` colour from 0 to 1; or None.
+      texts: `[n]` texts of any length; or None.
+    """
+
+    captions: Sequence[str] | None = None
+    images: np.ndarray | None = None
+    texts: Sequence[str] | None = None
 
 
 class Status(enum.IntEnum):
@@ -50,6 +87,29 @@ def submodel_status(utilities: np.ndarray) -> np.ndarray:
     finite = np.isfinite(utilities)
     some = np.where(finite.all(axis=1), SubmodelStatus.OK, SubmodelStatus.SOME_NOT_FINITE)
     return np.where(finite.any(axis=1), some, SubmodelStatus.DIVERGED)
+
+
+def tell(progress: Progress, stage: str, **facts: float) -> None:
+    """Hand facts to an `Observer`."""
+    note = getattr(progress, "note", None)
+    if note is not None:
+        note(stage, **facts)
+
+
+def tell_utilities(progress: Progress, utilities: np.ndarray) -> None:
+    """Hand what new utilities `[m, Q]` look like to an `Observer`."""
+    if hasattr(progress, "note"):
+        tell(progress, "train", **measured(utilities))
+
+
+def measured(utilities: np.ndarray) -> dict[str, float]:
+    """Return what `Observer.note` takes of new utilities `[m, Q]`."""
+    status = submodel_status(utilities)
+    counts = {"diverged": SubmodelStatus.DIVERGED, "partly": SubmodelStatus.SOME_NOT_FINITE}
+    finite = utilities[np.isfinite(utilities)]
+    lowest, highest = (finite.min(), finite.max()) if finite.size else (np.nan, np.nan)
+    numbers = {name: int((status == code).sum()) for name, code in counts.items()}
+    return numbers | {"lowest": float(lowest), "highest": float(highest)}
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -2,9 +2,10 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,25 @@ import numpy as np
 from jaxame.lasso import admm, condense
 from jaxame.lasso.problem import Problem
 from jaxame.lasso.workset import BLOCK
-from jaxame.types import Progress
+from jaxame.types import Progress, tell
 
 QUERIES_AT_ONCE = 5
 """Enough for the products over all columns to run near full speed, with their folds."""
 
 _PROCESS_BYTES = 500_000_000
 T = TypeVar("T")
+
+
+class Report(Protocol):
+    """Called by a batch after each of its steps, with what `jaxame.types.Observer` takes."""
+
+    def __call__(self, step: int, **facts: float) -> None:
+        """Take the number of steps that are done."""
+
+
+def column_counts(counts: np.ndarray, queries: np.ndarray) -> dict[str, float]:
+    """Return what an `Observer` takes of the numbers of columns `[Q]` in the fits of some `queries`, `bool [Q]`."""
+    return {"fewest": int(counts[queries].min()), "most": int(counts[queries].max())} if queries.any() else {}
 
 
 def batch_size(num_queries: int, num_devices: int, at_once: int = QUERIES_AT_ONCE) -> int:
@@ -47,7 +60,7 @@ def _take(problem: Problem, start: int, size: int) -> Problem:
 
 def in_batches(
     problem: Problem,
-    solve: Callable[[Problem, np.ndarray, Progress], T],
+    solve: Callable[[Problem, np.ndarray, Report], T],
     *,
     steps: int,
     devices: Sequence[jax.Device] | None,
@@ -60,7 +73,7 @@ def in_batches(
     Args:
       problem: `Q` queries.
       solve: solves one batch, given the numbers of its queries too (the last in place of those beyond it); calls its
-        own progress after each of at most `steps` steps.
+        `Report` after each of at most `steps` steps.
       steps: at most so many per batch.
       devices: to share the batches out to; by default the one where the problem is.
       progress: called with `stage` and the steps of all batches.
@@ -75,9 +88,11 @@ def in_batches(
     starts = range(0, num_queries, size)
     lock, done = threading.Lock(), dict.fromkeys(starts, 0)
 
-    def report(start: int, step: int) -> None:
+    def report(start: int, step: int, **facts: float) -> None:
         with lock:
             done[start] = step
+            if facts:
+                tell(progress, stage, **facts)
             progress(stage, sum(done.values()), steps * len(starts))
 
     def run(batch: int, start: int) -> T:
@@ -85,11 +100,12 @@ def in_batches(
         part = jax.device_put(_take(problem, start, size), place)
         with problem.numerics(), jax.default_device(place):
             own = np.minimum(np.arange(start, start + size), num_queries - 1)
-            result = solve(part, own, lambda _, step, __: report(start, step))
+            result = solve(part, own, functools.partial(report, start))
         if done[start] < steps:  # it ended early
             report(start, steps)
         return result
 
+    tell(progress, stage, start=0, total=steps * len(starts))
     with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
         return list(pool.map(run, range(len(starts)), starts))
 

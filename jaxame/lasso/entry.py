@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxame.lasso.batches import in_batches
+from jaxame.lasso.batches import Report, column_counts, in_batches
 from jaxame.lasso.path import TOLERANCE, PathStep, Tolerance, walk_path
 from jaxame.lasso.problem import Problem
 from jaxame.types import Progress, silent
@@ -57,7 +57,7 @@ def entry_path(
     num_queries, num_rows = problem.y.shape
     limit = max(64, num_rows // 16) if max_support is None else max_support
 
-    def solve(part: Problem, _: np.ndarray, report: Progress) -> EntryPath:
+    def solve(part: Problem, _: np.ndarray, report: Report) -> EntryPath:
         record = _Recorder(part, limit, report)
         walk_path(part, record, num_penalties=num_penalties, min_ratio=min_ratio, tolerance=tolerance)
         unit = np.asarray(part.unit, np.float64)[:, None]
@@ -71,10 +71,10 @@ def entry_path(
 class _Recorder:
     """Notes entries, and ends a query once its support is large."""
 
-    def __init__(self, problem: Problem, limit: int, progress: Progress):
+    def __init__(self, problem: Problem, limit: int, report: Report):
         num_queries = problem.y.shape[0]
         self.limit = limit
-        self.progress = progress
+        self.report, self.counted = report, np.asarray(problem.unit) > 0
         self.entered = np.zeros((num_queries, problem.columns.num_columns))
         self.sign = np.zeros_like(self.entered)
         self.converged = np.ones(num_queries, bool)
@@ -90,7 +90,8 @@ class _Recorder:
         self.entered[query, column] = np.minimum(estimate[query, place], self.previous[query])
         self.sign[query, column] = np.sign(step.coef[query, place])
         self.converged[self.active] &= step.converged[self.active]
-        self.active = self.active & ((step.coef != 0).sum(axis=1) < self.limit)
+        support, on = (step.coef != 0).sum(axis=1), self.active
+        self.active = on & (support < self.limit)
         self.previous = step.penalty
-        self.progress("select", step.number + 1, 0)
+        self.report(step.number + 1, **column_counts(support, on & self.counted))
         return self.active
