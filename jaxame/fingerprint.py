@@ -35,7 +35,7 @@ def sum_of_arrays(tree: Any) -> str:
     return total.hexdigest()[:_LENGTH]
 
 
-def sum_of_program(function: Callable, *arguments: Any) -> str:
+def sum_of_program(function: Callable[..., Any], *arguments: Any) -> str:
     """Return a sum of what a function computes, the constants in it included; `arguments` give shapes."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
     program = jax.jit(function).lower(*shapes).as_text()

@@ -19,6 +19,7 @@ Apply = Callable[[Any, jax.Array], jax.Array]
 """Parameters and inputs `[n, ...]` to outputs `[n, C]`, each row's from that row alone."""
 Function = Callable[[Apply, Any], jax.Array]
 """Any query: `(apply, params)` to values `[Q]`."""
+_Measure = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -276,7 +277,7 @@ def _is_correct(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(jnp.isnan(outputs), axis=-1), jnp.nan, is_correct)
 
 
-def _per_point(x: Any, labels: Any, measure: Callable, quantity: str) -> Query:
+def _per_point(x: Any, labels: Any, measure: _Measure, quantity: str) -> Query:
     """Build a query with one value per point from `measure`, outputs `[n, C]` and labels `[n]` to values `[n]`."""
     x, labels = _checked_points(x, labels)
     classes = sorted(set(labels.tolist()))
@@ -285,7 +286,7 @@ def _per_point(x: Any, labels: Any, measure: Callable, quantity: str) -> Query:
     return Query((x,), lambda outputs, *_: _measured(outputs[0], labels, measure), names, (unit,))
 
 
-def _on_set(x: Any, labels: Any, measure: Callable, quantity: str) -> Query:
+def _on_set(x: Any, labels: Any, measure: _Measure, quantity: str) -> Query:
     """Build a query for the mean over a set of what `measure`, as in `_per_point`, gives each point."""
     x, labels = _checked_points(x, labels)
 
@@ -295,7 +296,7 @@ def _on_set(x: Any, labels: Any, measure: Callable, quantity: str) -> Query:
     return Query((x,), mean, (f"{quantity} on {len(x)} points",), (quantity,))
 
 
-def _measured(outputs: jax.Array, labels: np.ndarray, measure: Callable) -> jax.Array:
+def _measured(outputs: jax.Array, labels: np.ndarray, measure: _Measure) -> jax.Array:
     """Return `measure(outputs, labels)` after checking that each label is a class."""
     top, num_classes = labels.max(), outputs.shape[1]
     checks.require(top < num_classes, f"query labels from 0 to {num_classes - 1}", f"label {top}")

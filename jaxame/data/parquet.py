@@ -56,7 +56,7 @@ def decode(table: Any, schema: Schema, where: str) -> Raw:
     return Raw(pixels, labels, ids, encoding)
 
 
-def _column(table: Any, name: str, kinds: Sequence[str], where: str) -> list:
+def _column(table: Any, name: str, kinds: Sequence[str], where: str) -> list[Any]:
     """Return a column as a list, after checking that it is there, of one of the types `kinds`, and full."""
     checks.require(name in table.column_names, f"a column {name!r} in {where}", table.column_names)
     column = table.column(name)

@@ -176,7 +176,7 @@ class _Split(NamedTuple):
     test: np.ndarray
 
 
-def _read_splits(pairs: Iterable[tuple], weight: np.ndarray) -> list[_Split]:
+def _read_splits(pairs: Iterable[tuple[np.ndarray, np.ndarray]], weight: np.ndarray) -> list[_Split]:
     rows = np.arange(weight.size)
     splits = [_Split(rows[train], rows[test]) for train, test in pairs]
     for number, split in enumerate(splits):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def _descend(
       `[Q, F+1]`, whether each query met a tolerance and how many passes it took, `[Q]`.
     """
 
-    def one(parts: tuple) -> tuple[Array, ...]:
+    def one(parts: tuple[Any, ...]) -> tuple[Array, ...]:
         goes_on, blocks, count, start, residual, y, weight, z_inverse, unit, lam, violation = parts
         l1_ratio = problem.penalty.l1_ratio
         form = l1_ratio, (1 - l1_ratio) * unit, problem.penalty.least

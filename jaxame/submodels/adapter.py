@@ -15,6 +15,8 @@ from jaxame.submodels import conv
 
 Params = Any
 """A pytree of floating-point arrays."""
+Apply = Callable[[Params, jax.Array], jax.Array]
+"""`(params, x [B, ...])` to outputs `[B, C]`."""
 
 _NO_STATE = (
     "a model whose only state is its parameters (batch statistics would let excluded examples leak into a submodel, "
@@ -32,7 +34,7 @@ class Model:
     """
 
     init: Callable[[jax.Array], Params]
-    apply: Callable[[Params, jax.Array], jax.Array]
+    apply: Apply
 
 
 def as_model(model: Any, sample_x: Any, *, lowering: str = "patches") -> Model:

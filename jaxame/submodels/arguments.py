@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxame import checks
+from jaxame.submodels.adapter import Apply, Params
 from jaxame.submodels.training import Augment, Recipe
 
 
@@ -82,7 +83,7 @@ def check_start(recipe: Recipe, start: Any) -> None:
     checks.require(given == needed, f"start to be parameters of the model, {needed}", given)
 
 
-def checked_num_queries(recipe: Recipe, query: Callable) -> int:
+def checked_num_queries(recipe: Recipe, query: Callable[[Apply, Params], jax.Array]) -> int:
     """Return `Q`, found abstractly."""
     checks.require(callable(query), "query to be callable as query(apply, params)", checks.describe(query))
     model = recipe.model

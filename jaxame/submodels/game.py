@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxame import checks
 from jaxame.fingerprint import sum_of_arrays, sum_of_program
 from jaxame.submodels import arguments, sizes, tiles
-from jaxame.submodels.adapter import Params, as_model, in_dtype
+from jaxame.submodels.adapter import Apply, Params, as_model, in_dtype
 from jaxame.submodels.feeds import Examples
 from jaxame.submodels.flops import flops_per_example
 from jaxame.submodels.keep import checked_points, keeper, unravel
@@ -101,7 +101,7 @@ class TrainingGame:
         x: Any,
         y: Any,
         *,
-        query: Callable[[Callable, Params], jax.Array],
+        query: Callable[[Apply, Params], jax.Array],
         num_steps: int,
         batch_size: int | None = None,
         loss: Loss = arguments.cross_entropy,

@@ -10,7 +10,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxame import checks
-from jaxame.submodels.adapter import Model, Params
+from jaxame.submodels.adapter import Apply, Model, Params
 
 PARAMS = "params"
 
@@ -32,7 +32,7 @@ def is_params(keep: Any) -> bool:
     return isinstance(keep, str) and keep == PARAMS
 
 
-def keeper(keep: Any, points: np.ndarray | None) -> Callable[[Callable, Params], dict[str, Array]]:
+def keeper(keep: Any, points: np.ndarray | None) -> Callable[[Apply, Params], dict[str, Array]]:
     """Return the function of a model and its parameters that gives what is to be kept, by name."""
     if points is not None:
         return lambda apply, params: {"outputs": apply(params, jnp.asarray(points)).astype(jnp.float32)}

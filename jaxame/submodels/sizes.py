@@ -123,7 +123,7 @@ def _step_bytes(recipe: Recipe, examples: Examples, num_examples: int) -> int:
     params = jax.eval_shape(recipe.model.init, jax.random.key(0))
     state = jax.eval_shape(recipe.optimizer.init, params)
 
-    def forward(params: Any, x: jax.Array) -> tuple:
+    def forward(params: Any, x: jax.Array) -> tuple[Any, ...]:
         return jax.vjp(lambda p: recipe.model.apply(p, x), params)
 
     program = jax.make_jaxpr(forward)(params, batch).jaxpr

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxame.submodels.adapter import Params
+from jaxame.submodels.adapter import Apply, Params
 from jaxame.submodels.feeds import Examples
 from jaxame.submodels.training import Recipe, fit
 
@@ -36,7 +36,12 @@ class CompiledTile:
 
 
 def compile_tile(
-    recipe: Recipe, query: Callable, keep: Callable, mesh: Mesh, impl: str, arguments: tuple[Any, ...]
+    recipe: Recipe,
+    query: Callable[[Apply, Params], jax.Array],
+    keep: Callable[[Apply, Params], Any],
+    mesh: Mesh,
+    impl: str,
+    arguments: tuple[Any, ...],
 ) -> CompiledTile:
     """Compile a round for arguments of these shapes; `keep(apply, params)` is what is kept of each submodel.
 
@@ -44,7 +49,9 @@ def compile_tile(
     depend on `D`.
     """
 
-    def one(key: jax.Array, mask: jax.Array, shared_key: jax.Array, examples: Examples) -> tuple:
+    def one(
+        key: jax.Array, mask: jax.Array, shared_key: jax.Array, examples: Examples
+    ) -> tuple[Params, jax.Array, Any]:
         own, shared = (jax.random.wrap_key_data(data, impl=impl) for data in (key, shared_key))
         params = fit(recipe, examples, own, shared, mask)
         apply = recipe.model.apply

@@ -24,6 +24,9 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 """A typed key and inputs `[B, ...]` to inputs `[B, ...]`; example `b` of the result depends on example `b` only."""
 
+_State = tuple[Params, Any]
+_Batch = tuple[jax.Array, jax.Array, Any]  # number, rows and included, or nothing where all are
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -93,7 +96,7 @@ def trajectory(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: j
     mask = jnp.ones(jnp.shape(examples.groups), bool)  # no fewer than the sources
     step, state, batches, _ = _plan(recipe, examples, key, shared_key, mask)
 
-    def noting(carry: tuple, batch: tuple) -> tuple[tuple, None]:
+    def noting(carry: tuple[_State, Params], batch: _Batch) -> tuple[tuple[_State, Params], None]:
         state, kept = carry
         state = step(state, batch)
         part = batch[0] * number // recipe.num_steps  # written at each of its steps; the last stays
@@ -105,7 +108,7 @@ def trajectory(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: j
 
 def _plan(
     recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Array, mask: jax.Array
-) -> tuple[Callable[[tuple, tuple], tuple], tuple, tuple, jax.Array | None]:
+) -> tuple[Callable[[_State, _Batch], _State], _State, _Batch, jax.Array | None]:
     """Return a step, the state it starts from, the batches of all steps, and whether there is anything to train on.
 
     The last is None with the masked feed, which finds out for each step.
@@ -118,7 +121,7 @@ def _plan(
     own = jnp.asarray(order), mask[jnp.asarray(examples.groups)], recipe.num_steps, recipe.step_size
     is_gathered = recipe.own_batch is not None
 
-    def step(state: tuple, batch: tuple) -> tuple:
+    def step(state: _State, batch: _Batch) -> _State:
         params, optimizer_state = state
         number, rows, included = batch
         x = examples.x[rows]
@@ -168,13 +171,15 @@ def batch_gradient(recipe: Recipe, params: Params, x: jax.Array, y: jax.Array, i
         padded = jnp.pad(leaf, ((0, missing), *((0, 0),) * (leaf.ndim - 1)))
         return padded.reshape(num_pieces, piece, *leaf.shape[1:])
 
-    def add(total: Params, part: tuple) -> tuple[Params, None]:
+    def add(total: Params, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Params, None]:
         return jax.tree.map(jnp.add, total, _piece_gradient(recipe, params, share, part)), None
 
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), jax.tree.map(cut, (x, y, included)))[0]
 
 
-def _piece_gradient(recipe: Recipe, params: Params, share: jax.Array, part: tuple) -> Params:
+def _piece_gradient(
+    recipe: Recipe, params: Params, share: jax.Array, part: tuple[jax.Array, jax.Array, jax.Array]
+) -> Params:
     """Return the gradient of `share` times the summed loss of the included examples.
 
     The slope of an excluded example's loss is replaced by zero, not multiplied by it, so that it does not leak even
