@@ -40,7 +40,7 @@ from jaxame.manifest import (
     require_tile,
 )
 from jaxame.store import Field, Store
-from jaxame.types import Progress, SubmodelStatus, silent, submodel_status
+from jaxame.types import Progress, SubmodelStatus, silent, submodel_status, tell, tell_utilities
 
 Place = str | PathLike[str] | dict[str, Any] | Store
 log = logging.getLogger(__name__)
@@ -163,11 +163,14 @@ class Run:
         done = sum(self._store.committed().values())
         self._check_some_masks()
         computed = 0
+        tell(progress, "train", start=done, total=self.num_submodels)
         for chunk, kept in missing.items():
             if stopped():
                 break
             if not self._store.has(chunk):  # no other worker was faster
-                computed += self._compute(game, chunk, kept)
+                utilities = self._compute(game, chunk, kept)
+                computed += len(utilities)
+                tell_utilities(progress, utilities)
             done += self._num_rows(chunk) - kept
             progress("train", done, self.num_submodels)
         return computed
@@ -294,8 +297,8 @@ class Run:
         needs = f"the masks of chunk {chunk} of {self.place} as they were drawn under jax {versions[0]}"
         checks.require(same, needs, f"others under jax {versions[1]}")
 
-    def _compute(self, game: Game, chunk: int, kept: int) -> int:
-        """Compute, write and commit the rows of a chunk but for the first, which are `kept`; return how many."""
+    def _compute(self, game: Game, chunk: int, kept: int) -> np.ndarray:
+        """Compute, write and commit the rows of a chunk but for the first, which are `kept`; return their utilities."""
         rows = self._store.rows(chunk)
         p, packed = self._draw(rows)
         masks = np.unpackbits(np.asarray(packed), axis=1, count=self.num_sources, bitorder="little").astype(bool)
@@ -314,7 +317,7 @@ class Run:
         old = {name: self._store.read(name, rows.start, rows.start + kept) for name in own}
         arrays = {name: np.concatenate([old[name], own[name]]) for name in own}
         self._store.write(chunk, arrays | {"p": np.asarray(p)}, {"masks": sum_of_arrays(packed)})
-        return len(utilities)
+        return utilities
 
     def _measure(self, game: Any, masks: np.ndarray, first: int) -> dict[str, np.ndarray]:
         """Utilities of the rows from number `first` on, and what is kept of them, by name."""
