@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from jaxame import checks, cluster, runs
 from jaxame.attribution import Attribution
-from jaxame.console import StageProgress
+from jaxame.console import StageProgress, duration
 from jaxame.factories import make, make_again
 from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
 
@@ -178,7 +178,7 @@ def status(settings: StatusSettings) -> None:
     text = f"{how_far.done:,} of {how_far.total:,} submodels ({how_far.done / how_far.total:.0%})"
     text += f", {how_far.rows_per_second:,.3g} a second and worker" if how_far.done else ""
     if left:
-        text += f"; {_duration(left)} left for one worker"
+        text += f"; {duration(left)} left for one worker"
     failed = [f"{count:,} {name}" for name, count in how_far.failures.items() if count]
     print(f"{text}. Failures: {', '.join(failed) or 'none'}.")
 
@@ -199,7 +199,7 @@ def query(settings: QuerySettings) -> None:
 
 def _attribute(settings: AttributeSettings, opened: runs.Run, utilities: np.ndarray | None) -> None:
     console = Console()
-    with _progress(console, settings.quiet) as progress:
+    with StageProgress(console, settings.quiet) as progress:
         result = opened.estimate(utilities, partial=settings.partial, copies=settings.copies, progress=progress)
     console.print(_table(result, settings))
     if settings.out is not None:
@@ -271,13 +271,11 @@ def _parse_shard(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def _progress(console: Console, quiet: bool) -> StageProgress:
-    logging.getLogger("jaxame").setLevel(logging.WARNING if quiet or console.is_terminal else logging.INFO)
-    return StageProgress(Console(quiet=True) if quiet else console)
-
-
 def _train(run: runs.Run, game: Any, shard: tuple[int, int], workers: Workers, quiet: bool) -> None:
-    with runs.stop_on_signals() as stopped, _progress(Console(), quiet) as progress:
+    with runs.stop_on_signals() as stopped, StageProgress(Console(), quiet) as progress:
+        failures = run.how_far().failures
+        told = {"diverged": failures["DIVERGED"], "partly": failures["SOME_NOT_FINITE"]}
+        progress.note("train", **told, lowest=math.nan, highest=math.nan)
         if workers.ray:
             address, cpus, gpus = workers.address, workers.cpus, workers.gpus
             cluster.train(run.place, address=address, cpus=cpus, gpus=gpus, progress=progress, stopped=stopped)
@@ -303,9 +301,3 @@ def _table(result: Attribution, settings: AttributeSettings) -> Table:
         text = "  ".join(f"{i} ({result.values[q, i]:+.3g})" for i in order) or selection.reason
         table.add_row(str(q), str(order.size), text)
     return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
