@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 import jax
 import tyro
@@ -50,10 +51,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     with_errors_in_a_line(f"jaxame {command}", debug, work)
 
 
+class _ToStdout(logging.StreamHandler[TextIO]):
+    """Writes to `sys.stdout` as it is then: while bars are drawn, lines go above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout
+        super().emit(record)
+
+
 def with_errors_in_a_line(name: str, debug: bool, work: Callable[[], None]) -> None:
     """Do `work` as a program: on all cores, with log lines where there is no terminal, and errors in one line."""
     use_all_cores()
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(format="%(message)s", handlers=[_ToStdout()])
     logging.getLogger("jaxame").setLevel(logging.WARNING if Console().is_terminal else logging.INFO)
     try:
         work()

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxame import factories, runs
-from jaxame.types import Progress, silent
+from jaxame.types import Progress, silent, tell
 
 _ALLOW_MORE = -1  # times that Ray tries a chunk again after a worker died
 
@@ -56,11 +56,14 @@ def train(
     waiting = [task.remote(place, made_by, max(1, int(cpus)), chunk) for chunk in run.missing()]
     done = run.how_far().done
     computed = 0
+    tell(progress, "train", start=done, total=run.num_submodels)
     try:
         while waiting and not stopped():
             ready, waiting = ray.wait(waiting, timeout=1.0)
-            for rows in ray.get(ready):
+            for rows, facts in ray.get(ready):
                 computed += rows
+                if facts:
+                    tell(progress, "train", **facts)
                 progress("train", done + computed, run.num_submodels)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
@@ -70,10 +73,26 @@ def train(
     return computed
 
 
-def _train_chunk(place: str, made_by: str, num_devices: int, chunk: int) -> int:
-    """Compute one chunk, on a worker; return the rows computed."""
+class _Facts:
+    """An `Observer` that keeps what it is told of new submodels."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Do nothing: how far the run is, the driver counts."""
+
+    def note(self, stage: str, **facts: float) -> None:
+        """Keep the facts, but for where the run stood."""
+        if "start" not in facts:
+            self.found = facts
+
+
+def _train_chunk(place: str, made_by: str, num_devices: int, chunk: int) -> tuple[int, dict[str, float]]:
+    """Compute one chunk, on a worker; return the rows computed, and what an `Observer` takes of them."""
     run, game = _opened(place, made_by, num_devices)
-    return run.train(game, chunks=[chunk])
+    facts = _Facts()
+    return run.train(game, chunks=[chunk], progress=facts), facts.found
 
 
 @functools.cache

@@ -69,6 +69,8 @@ class Settings:
     """Folder for arrays, settings, table and figure."""
     json: Path | None = None
     """File for the summary, besides the one in the folder."""
+    quiet: bool = False
+    """Print results and errors only."""
     smoke: bool = False
     """Start from small defaults: seconds instead of a minute, and a check that the answer makes sense."""
 
@@ -267,8 +269,9 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
         f"Full model: attack success [bold]{full['attack_success']:.3f}[/], "
         f"clean accuracy [bold]{full['clean_accuracy']:.3f}[/]."
     )
-    console.print(f"To train: {game.preview(settings.num_submodels)}.")
-    with StageProgress(console) as progress:
+    if not settings.quiet:
+        console.print(f"To train: {game.preview(settings.num_submodels)}.")
+    with StageProgress(console, settings.quiet) as progress:
         utilities, result, seconds = _estimate(settings, game, design, progress)
     selections = [result.select(settings.fdr, q, alternative="greater") for q in range(settings.num_queries)]
     summary: dict[str, Any] = full | _summarise(settings, design, attacked, selections) | seconds
