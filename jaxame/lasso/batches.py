@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,8 @@ _PROCESS_BYTES = 500_000_000
 T = TypeVar("T")
 
 
-class Report(Protocol):
-    """Called by a batch after each of its steps, with what `jaxame.types.Observer` takes."""
-
-    def __call__(self, step: int, **facts: float) -> None:
-        """Take the number of steps that are done."""
+Report = Callable[..., None]
+"""Called as `report(step, **facts)` by a batch after each of its steps; the facts are those of `jaxame.types.Observer`."""
 
 
 def column_counts(counts: np.ndarray, queries: np.ndarray) -> dict[str, float]:
