@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 Report = Callable[..., None]
-"""Called as `report(step, **facts)` by a batch after each of its steps; the facts are those of `jaxame.types.Observer`."""
+"""Called as `report(step, **facts)` by a batch after each of its steps; see `jaxame.types.Observer` for the facts."""
 
 
 def column_counts(counts: np.ndarray, queries: np.ndarray) -> dict[str, float]:
