@@ -27,7 +27,7 @@ Report = Callable[..., None]
 """Called as `report(step, **facts)` by a batch after each of its steps; see `jaxame.types.Observer` for the facts."""
 
 
-def column_counts(counts: np.ndarray, queries: np.ndarray) -> dict[str, float]:
+def column_counts(counts: np.ndarray, queries: np.ndarray) -> dict[str, int]:
     """Return what an `Observer` takes of the numbers of columns `[Q]` in the fits of some `queries`, `bool [Q]`."""
     return {"fewest": int(counts[queries].min()), "most": int(counts[queries].max())} if queries.any() else {}
 
