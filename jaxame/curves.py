@@ -40,7 +40,9 @@ class EffectCurve:
     stderr: np.ndarray
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Return lower and upper bounds `[Q, S, G]`; each point of each curve is covered with about this probability.
+        """Return lower and upper bounds `[Q, S, G]`; each point of each curve is covered with probability `level`.
+
+        About so: they are normal quantiles of the standard errors.
 
         Raises:
           ValueError: for a level outside (0, 1).

@@ -130,6 +130,9 @@ class NestedDesign:
     Attributes:
       posts: `M` rows over `n` posts; its `parent` holds the users. `evaluate(game, design.posts)` evaluates a game of
         posts on them.
+
+    Raises:
+      ValueError: for a design without parents.
     """
 
     posts: Design

@@ -21,7 +21,12 @@ _PER_EFFECT = 4.5
 
 
 class PilotR2(NamedTuple):
-    """The linear share of the variance `[Q]` and its standard error `[Q]`."""
+    """How much of the utility's variance given `p` is linear in the sources.
+
+    Attributes:
+      r2: `[Q]` that share, dimensionless; estimated, so that it may be a little below 0 or above 1.
+      stderr: `[Q]` its standard error.
+    """
 
     r2: np.ndarray
     stderr: np.ndarray

@@ -74,7 +74,10 @@ class Query:
         return self.values(_forward(self.points, apply, params), apply, params)
 
     def values(self, outputs: list[jax.Array], apply: Apply, params: Any) -> jax.Array:
-        """Return the values `[Q]`, given the outputs `[n, C]` on each array of `points`; errors as for a call."""
+        """Return the values `[Q]` of `apply` with `params`, given its `outputs`, `[n, C]` for each array of `points`.
+
+        Errors are those of a call.
+        """
         values = jnp.asarray(self.measure(outputs, apply, params))
         checks.require(values.ndim == 1, f"{self.unit} as a vector [Q]", checks.describe(values))
         return _at_least_float32(values)

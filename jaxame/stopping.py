@@ -20,7 +20,12 @@ _GROWTH = 1.5
 
 
 class Round(NamedTuple):
-    """One round: the estimate from all rows so far, and the seconds since the start of the first."""
+    """One round.
+
+    Attributes:
+      result: the estimate from all rows so far.
+      seconds: since the start of the first round.
+    """
 
     result: Attribution
     seconds: float
@@ -32,7 +37,12 @@ class Round(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a rule holds, and why or why not."""
+    """What a rule says.
+
+    Attributes:
+      holds: whether the experiment may stop.
+      reason: why or why not, for people.
+    """
 
     holds: bool
     reason: str
@@ -51,7 +61,7 @@ class Rule(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, history: Sequence[Round]) -> Verdict:
-        """Judge the rounds so far, at least one."""
+        """Judge `history`, the rounds so far, at least one."""
 
     def __and__(self, other: "Rule") -> "Rule":
         """Stop once both hold."""
@@ -280,7 +290,13 @@ class Submodels(Rule):
 
 
 def largest(rule: Rule, num_submodels: int, max_submodels: int | None, copies: int) -> int:
-    """Return how many submodels a rule may take, at least the `num_submodels` of the first round.
+    """Return how many submodels a rule may take.
+
+    Args:
+      rule: says how many it needs at most, if it knows.
+      num_submodels: of the first round; the least it may take.
+      max_submodels: further bound, or None.
+      copies: knockoff copies there will be.
 
     Raises:
       ValueError: if that is not bounded, or below the first round; for what is not a rule, and one that selects

@@ -66,7 +66,7 @@ class Dataset:
         return len(self.x)
 
     def take(self, rows: np.ndarray) -> "Dataset":
-        """Return the examples `rows`, indices or a mask, under the same name.
+        """Return the examples `rows`, indices `[m]` or a mask `[n]`, under the same name.
 
         Groups are numbered anew, in their old order, without those that have lost all their examples.
         """

@@ -29,7 +29,15 @@ class Game(Protocol):
         """`N`."""
 
     def __call__(self, keys: jax.Array, masks: jax.Array) -> jax.Array:
-        """Map typed keys `[m]` and masks bool `[m, N]` to utilities `[m, Q]`, in the game's own unit."""
+        """Map subsets to utilities.
+
+        Args:
+          keys: `[m]` typed keys, the randomness of each row.
+          masks: bool `[m, N]`, True where the source is in.
+
+        Returns:
+          `[m, Q]`, in the game's own unit.
+        """
 
 
 def enumerate_ame(game: Game, law: Law, key: jax.Array | None = None) -> np.ndarray:

@@ -51,7 +51,7 @@ class Additive:
         )
 
     def ame(self, law: Law) -> np.ndarray:
-        """Return the AME: the weights, float64 in their own shape."""
+        """Return the AME under any `law`: the weights, float64 `[N]` or `[Q, N]` as they were given."""
         del law
         return self.weights.copy()
 

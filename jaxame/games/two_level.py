@@ -85,7 +85,7 @@ class TwoLevel:
         return values
 
     def post_ame(self, law: Law, within: Law) -> np.ndarray:
-        """Return the AME of every post given that its user is in: float64 `[n]`."""
+        """Return the AME of every post, its user being in: float64 `[n]`; `law` and `within` as for `user_ame`."""
         r, share = within.quadrature()
         done, step, of_user = self._done(r), self._step(r), np.zeros(self.num_users)
         for coalition, weight in self._moments(law):

@@ -10,7 +10,12 @@ _ROUNDING = 1e-12  # of the largest target
 
 
 class OneStep(NamedTuple):
-    """Coefficients `[Q, P]` and their standard errors `[Q, P]`."""
+    """Corrected coefficients.
+
+    Attributes:
+      coef: `[Q, P]`, in the unit of the target per unit of the column.
+      stderr: `[Q, P]` their standard errors, in the same unit.
+    """
 
     coef: np.ndarray
     stderr: np.ndarray

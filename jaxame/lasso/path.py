@@ -332,7 +332,15 @@ def solve_near(
 
 
 def fit_near(problem: Problem, penalty: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Fit `Q` problems without folds at one `penalty [Q]` each, from `near [Q, P]`; units of the standardised target.
+    """Fit the `Q` problems of `problem`, without folds, at one penalty each.
+
+    Args:
+      problem: without folds.
+      penalty: `[Q]`, in the unit of the standardised target.
+      near: `[Q, P]` coefficients to start from, in the same unit.
+
+    Returns:
+      `[Q, P]` coefficients, in the same unit.
 
     Raises:
       RuntimeError: if a fit does not meet the tolerance.

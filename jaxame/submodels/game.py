@@ -190,6 +190,10 @@ class TrainingGame:
     def measure(self, keys: jax.Array, masks: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Train and measure as a call does; return what is kept, too.
 
+        Args:
+          keys: `[m]` typed keys.
+          masks: bool `[m, N]`, the sources that each submodel may see.
+
         Returns:
           utilities `[m, Q]`, and by name "params", float32 `[m, P]`, all parameters of a submodel in a row, or
           "outputs", float32 `[m, n, C]`, if `keep` asks for one of them.
@@ -205,7 +209,7 @@ class TrainingGame:
         return {name: part.shape[1:] for name, part in self._nothing_kept.items()}
 
     def unravel(self, params: jax.Array) -> Params:
-        """Return parameters that `measure` kept, `[P]`, as `train` returns them."""
+        """Return `params`, `[P]` as `measure` kept them, in the form that `train` returns."""
         return unravel(self._recipe.model, jax.random.key(0, impl=self._impl), params)
 
     def train(self, key: jax.Array, mask: Any) -> Params:
@@ -245,7 +249,7 @@ class TrainingGame:
         return _trajectory(self._recipe, examples, checks.typed_key(key), shared_key, number)
 
     def predict(self, params: Params, x: Any) -> jax.Array:
-        """Return the outputs `[B, C]` of a submodel, as from `train`, on inputs `x [B, ...]`."""
+        """Return the outputs `[B, C]` of a submodel with `params`, as from `train`, on inputs `x [B, ...]`."""
         return self._apply(params, jnp.asarray(x))
 
     def preview(self, num_submodels: int) -> Preview:

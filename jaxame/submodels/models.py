@@ -168,6 +168,10 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def logistic(num_features: int, num_classes: int) -> Callable[..., MLP]:
     """Return an NNX factory of multinomial logistic regressions on flattened inputs, which start from zero.
 
+    Args:
+      num_features: numbers in one flattened input.
+      num_classes: outputs.
+
     Raises:
       ValueError: if a size is not a positive integer.
     """
@@ -226,6 +230,11 @@ def resnet9(num_classes: int = 10, *, num_channels: int = 3, width: int = 64) ->
 
 def bag_of_embeddings(num_tokens: int, num_classes: int, *, width: int = 64) -> Callable[..., BagOfEmbeddings]:
     """Return an NNX factory of text classifiers on tokens int `[B, L]`, 0 to `num_tokens - 1`, 0 for padding.
+
+    Args:
+      num_tokens: size of the vocabulary, padding included; at least 2.
+      num_classes: outputs.
+      width: of an embedding.
 
     Raises:
       ValueError: if a size is not a positive integer.
