@@ -4,20 +4,22 @@ import dataclasses
 import json
 import zipfile
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from jaxame import checks, knockoffs
+from jaxame import checks, knockoffs, notebook
 from jaxame.knockoffs import Selection
-from jaxame.types import Status
+from jaxame.types import Status, SubmodelStatus
 
 _FORMAT = "jaxame.Attribution"
 _FORMAT_VERSION = 3
 _OF_LASSO = ("lasso_min", "lasso_1se", "relative_gap", "violation", "cv_penalty", "cv_error", "cv_error_se")
 _OPTIONAL = ("values_sd", "stderr", "randomisation_p", "training_variance", *_OF_LASSO)
+_SHOWN, _SHOWN_FDR = 8, 0.1  # in a notebook
 METHODS = (*knockoffs.METHODS, "bh", "bh-approximate")
 _EXPLAIN = {
     Status.NOT_CONVERGED: "the LASSO did not converge to the tolerance; its values and selection are approximate",
@@ -44,7 +46,7 @@ class AttributionError(RuntimeError):
     """Some queries of an `Attribution` cannot be relied on."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Attribution:
     """Average marginal effects of `N` sources on `Q` queries, with what is needed to select among them.
 
@@ -127,14 +129,18 @@ class Attribution:
         Raises:
           AttributionError: naming every query that is not, what is wrong with it and what to do.
         """
-        failed = [
+        problems = self.problems()
+        if problems:
+            raise AttributionError("\n".join(problems))
+        return self
+
+    def problems(self) -> list[str]:
+        """Return for every query whose status is not `OK` what is wrong with it and what to do."""
+        return [
             f"query {q}: {_EXPLAIN[Status(code)]} ({self.num_left_out[q]} rows left out)"
             for q, code in enumerate(self.status)
             if code != Status.OK
         ]
-        if failed:
-            raise AttributionError("\n".join(failed))
-        return self
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Return confidence intervals of every AME: those of `debiased`, which needs no source to be selected first.
@@ -300,6 +306,56 @@ class Attribution:
         known = not isinstance(query, bool) and query in range(self.num_queries)
         checks.require(known, f'query to be a number below {self.num_queries} or "all"', checks.describe(query))
         return int(query)
+
+    def report(self, path: str | PathLike[str], **options: Any) -> Path:
+        """Write a report that somebody who did not run it can read: one HTML file that needs nothing else.
+
+        It has the answer in a sentence, the sources selected for every query with their effects, charts of what that
+        rests on, failures, settings and versions.
+
+        Args:
+          path: the file; its folder is made.
+          **options: see `jaxame.report.write`: `fdr=`, `alternative=` and `method=` of the selection; `game=` (or
+            `sources=`, `queries=` and `unit=`) for what things look like; `design=` and `utilities=` for effect curves;
+            `growth=` for how stable the selection is.
+
+        Returns:
+          The path.
+
+        Raises:
+          ValueError: for a bad option, or if what the selection needs was not computed.
+          OSError: if the file cannot be written.
+        """
+        from jaxame import report
+
+        return report.write(self, path, **options)
+
+    def __repr__(self) -> str:
+        statuses = ", ".join(f"{(self.status == one).sum()} {one.name}" for one in Status if (self.status == one).any())
+        what = f"{self.num_queries} x {self.num_sources} values of queries and sources"
+        return f"<Attribution: {what}, {self._ran}; queries: {statuses}>"
+
+    def _repr_html_(self) -> str:
+        selects = self.num_copies > 0
+        names = ["query", "largest AMEs: source (AME)"]
+        names += [f"selected at a false discovery rate of {_SHOWN_FDR:g}"] * selects + ["status"]
+        rows = []
+        for q in range(min(self.num_queries, _SHOWN)):
+            top = np.argsort(-np.abs(self.values[q]), kind="stable")[:_SHOWN]
+            chosen = self.select(_SHOWN_FDR, q).indices if selects else np.zeros(0, int)
+            effects = ", ".join(f"{source} ({self.values[q, source]:+.3g})" for source in top)
+            found = f"{chosen.size}: {', '.join(map(str, chosen[:_SHOWN]))}{', ...' * (chosen.size > _SHOWN)}"
+            rows.append([str(q), effects, *([found] if selects else []), Status(int(self.status[q])).name])
+        more = self.num_queries - len(rows)
+        caption = f"Attribution: {self.num_queries} queries, {self.num_sources:,} sources, {self._ran}"
+        unit = self.about.get("game", {}).get("unit")
+        caption += f"; AME in units of {unit}" if unit else ""
+        return notebook.table(names, rows, caption + (f"; {more} more queries" if more else ""))
+
+    @property
+    def _ran(self) -> str:
+        failed = int((self.submodel_status != SubmodelStatus.OK).sum())
+        return f"{self.submodel_status.size:,} submodels ({failed} failed), {self.about.get('law', 'no law')}"
 
     def to_dataframe(self) -> Any:
         """Return one row per query and source as a pandas DataFrame (needs the `data` extra).

@@ -22,6 +22,7 @@ A run is a folder; it is started, stopped and gone on with at will:
     jaxame resume runs/mine
     jaxame attribute runs/mine --fdr 0.1 --out runs/mine.npz
     jaxame query runs/mine --query mygame:other_query
+    jaxame report runs/mine --fdr 0.1
     jaxame export runs/mine.npz runs/mine.parquet
 
 Exit status: 0 done, 1 an error, 2 a command that is not understood, 3 stopped before the end. `--debug` shows where an

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxame import checks, cluster, runs
+from jaxame import checks, cluster, growth, knockoffs, runs
 from jaxame.attribution import Attribution
 from jaxame.console import StageProgress, duration
 from jaxame.factories import make, make_again
@@ -132,13 +133,36 @@ class QuerySettings(AttributeSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportSettings:
+    """What to report on."""
+
+    place: Place
+    """Folder of the run, or URL of a bucket."""
+    out: Path | None = None
+    """File to write, `.html`; by default `report.html` in the folder of the run."""
+    fdr: float = 0.1
+    """False discovery rate of the selection."""
+    alternative: str = "two-sided"
+    """Which sources to select: "greater", those that raise the query, "less" or "two-sided"."""
+    copies: int = 4
+    """Knockoff copies."""
+    partial: bool = False
+    """Report on the submodels that are done, if not all are."""
+    title: str = "Which training data is responsible?"
+    """Of the page."""
+    quiet: bool = False
+    """No progress."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportSettings:
     """What to write for other programs."""
 
     place: Place
     """Folder of the run, or URL of a bucket; or a file that `jaxame attribute --out` wrote."""
     out: Annotated[Path, tyro.conf.Positional]
-    """File to write, `.parquet` or `.csv`: a row per submodel of a run, or per query and source of a result."""
+    """File to write, `.parquet` or `.csv`: a row per submodel of a run, or per query and source of a result. A run's
+    `.parquet` has the masks, so that `jaxame.interop.from_table` can read it back."""
 
 
 def run(settings: RunSettings) -> None:
@@ -154,7 +178,7 @@ def run(settings: RunSettings) -> None:
         num_submodels=settings.num_submodels,
         paired=settings.paired,
         chunk_rows=settings.chunk_rows,
-        made_by=made_by,
+        made_by=made_by | {"command": _command(settings)},
     )
     _train(started, game, shard, settings.workers, settings.quiet)
 
@@ -209,6 +233,54 @@ def _attribute(settings: AttributeSettings, opened: runs.Run, utilities: np.ndar
     result.check()
 
 
+def report(settings: ReportSettings) -> None:
+    """Write a report on a run for people who did not run it: one HTML file that needs nothing else."""
+    checks.probability(settings.fdr, "fdr")
+    knockoffs.require_alternative(settings.alternative)
+    opened = runs.open_run(settings.place)
+    known = settings.out is not None or "://" not in settings.place
+    checks.require(known, "--out FILE for a run that is not in a folder", settings.place)
+    made_by, how_far = opened.manifest["made_by"], opened.how_far()
+    game = None if made_by is None else make_again(made_by)
+    selecting: dict[str, Any] = {"fdr": settings.fdr, "alternative": settings.alternative}
+    with StageProgress(Console(), settings.quiet) as progress:
+        result = opened.estimate(partial=settings.partial, copies=settings.copies, progress=progress)
+        design, utilities = opened.design(), opened.utilities()
+        earlier = growth.selections(design, utilities, copies=settings.copies, **selecting)
+    last = [result.select(query=q, **selecting) for q in range(result.num_queries)]
+    path = result.report(
+        settings.out or Path(settings.place) / "report.html",
+        **selecting,
+        game=game,
+        design=design,
+        utilities=utilities,
+        growth=[*earlier, (result.submodel_status.size, last)],
+        title=settings.title,
+        facts=_facts(opened, how_far),
+        command=_commands(made_by, settings),
+    )
+    print(f"Written to {path}.")
+
+
+def _facts(opened: runs.Run, how_far: runs.HowFar) -> dict[str, str]:
+    rate = f"{how_far.done:,} of {how_far.total:,}, {how_far.rows_per_second:,.3g} a second and worker"
+    return {"submodels trained": rate, "trained on": str(opened.manifest["device"]), "run": opened.place}
+
+
+def _commands(made_by: dict[str, Any] | None, settings: ReportSettings) -> str:
+    """Return the commands that make the run and the report again, as far as they are known."""
+    flags = ["--fdr", f"{settings.fdr:g}", "--alternative", settings.alternative, "--copies", str(settings.copies)]
+    lines = [(made_by or {}).get("command", ""), shlex.join(["jaxame", "report", settings.place, *flags])]
+    return "\n".join(filter(None, lines))
+
+
+def _command(settings: RunSettings) -> str:
+    """Return the command that starts a run."""
+    words = ["jaxame", "run", settings.place, "--game", settings.game, "--num-submodels", str(settings.num_submodels)]
+    words += [*(["--set", *settings.set] if settings.set else []), "--law", settings.law, "--seed", str(settings.seed)]
+    return shlex.join([*words, *(["--paired"] if settings.paired else [])])
+
+
 def export(settings: ExportSettings) -> None:
     """Write a run or a result as a table for other programs."""
     import pandas as pd
@@ -220,13 +292,17 @@ def export(settings: ExportSettings) -> None:
 
         frame = load(settings.place).to_dataframe()
     else:
-        frame = pd.DataFrame(runs.open_run(settings.place).rows())
+        columns = runs.open_run(settings.place).rows()
+        masks = columns.pop("mask")
+        frame = pd.DataFrame(columns)
+        if settings.out.suffix == ".parquet":
+            frame["mask"] = list(masks)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     getattr(frame, str(write))(settings.out, index=False)
     print(f"{len(frame):,} rows written to {settings.out}.")
 
 
-ALL = (run, resume, status, attribute, query, export)
+ALL = (run, resume, status, attribute, query, report, export)
 """The commands, each a function of its settings."""
 
 

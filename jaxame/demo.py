@@ -19,14 +19,14 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from jaxame import checks, data, environment, queries
+from jaxame import checks, data, environment, growth, queries
 from jaxame.attribution import Attribution
 from jaxame.console import StageProgress
 from jaxame.design import Design, Grid, sample_design
 from jaxame.estimators import estimate_ame, evaluate
 from jaxame.knockoffs import Selection
 from jaxame.submodels import TrainingGame, mlp
-from jaxame.types import Progress
+from jaxame.types import Items, Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Settings:
     folds: int = 5
     """Folds of the cross-validation."""
     out: Path = Path("runs/demo")
-    """Folder for arrays, settings, table and figure."""
+    """Folder for report, arrays, settings and figure."""
     json: Path | None = None
     """File for the summary, besides the one in the folder."""
     quiet: bool = False
@@ -273,10 +273,12 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
         console.print(f"To train: {game.preview(settings.num_submodels)}.")
     with StageProgress(console, settings.quiet) as progress:
         utilities, result, seconds = _estimate(settings, game, design, progress)
+    grown = growth.selections(design, utilities, fdr=settings.fdr, alternative="greater", copies=settings.copies)
     selections = [result.select(settings.fdr, q, alternative="greater") for q in range(settings.num_queries)]
     summary: dict[str, Any] = full | _summarise(settings, design, attacked, selections) | seconds
     _print_table(console, settings, attacked, selections, summary)
     _write(settings, attacked, design, utilities, result, selections)
+    _report(settings, attacked, game, design, utilities, result, [*grown, (design.num_submodels, selections)], summary)
     summary |= {
         "seconds_total": environment.seconds_since_start(),
         "peak_rss_mb": environment.peak_rss_mb(),
@@ -346,7 +348,9 @@ def _print_end(console: Console, settings: Settings, summary: dict[str, Any]) ->
         f"{summary['seconds_regress']:.1f} s, the rest (start, full model, figure) {rest:.1f} s; "
         f"peak memory {summary['peak_rss_mb']:,.0f} MB."
     )
-    console.print(f"Written to {settings.out}: figure.png, attribution.npz, run.npz, settings.json, summary.json")
+    console.print(
+        f"Written to {settings.out}: report.html, figure.png, attribution.npz, run.npz, settings.json, summary.json"
+    )
 
 
 def _write(
@@ -375,12 +379,61 @@ def _write(
     _draw(settings.out / "figure.png", attacked, result, selections)
 
 
+def _report(
+    settings: Settings,
+    attacked: Attack,
+    game: TrainingGame,
+    design: Design,
+    utilities: np.ndarray,
+    result: Attribution,
+    grown: list[tuple[int, list[Selection]]],
+    summary: dict[str, Any],
+) -> None:
+    """Write the report; that an image is poisoned it says of those that are, which the estimate did not know."""
+    poisoned = np.isin(np.arange(len(attacked.train.y)), attacked.poisoned)
+    marks = np.where(poisoned, ", truly poisoned", "")
+    captions = [f"label {label}{mark}" for label, mark in zip(attacked.train.y, marks, strict=True)]
+    changed = [
+        f"--{name.name.replace('_', '-')} {getattr(settings, name.name)}"
+        for name in dataclasses.fields(Settings)
+        if name.name in ("seed", "num_train", "num_poisoned", "num_queries", "num_submodels", "copies", "fdr")
+    ]
+    result.report(
+        settings.out / "report.html",
+        fdr=settings.fdr,
+        alternative="greater",
+        game=game,
+        design=design,
+        utilities=utilities,
+        growth=grown,
+        sources=Items(captions=captions, images=attacked.train.x),
+        queries=Items(captions=[f"a {label} with the patch" for label in attacked.query_y], images=attacked.query_x),
+        title=f"Which training digits make the patch mean {attacked.target}?",
+        question=(
+            f"{attacked.poisoned.size} of {len(captions):,} training digits were given a patch and the label "
+            f"{attacked.target}. A model trained on all of them takes {summary['attack_success']:.0%} of the other "
+            f"test digits with the patch for a {attacked.target}. Which training digits are to blame? The answer was "
+            "found without knowing which were changed; the captions say it."
+        ),
+        facts={
+            "training": f"{summary['seconds_train']:.1f} s, {settings.num_submodels / summary['seconds_train']:,.0f} "
+            "submodels a second",
+            "regression and knockoffs": f"{summary['seconds_regress']:.1f} s",
+            "against the truth": f"precision {summary['precision']:.3f}, recall {summary['recall']:.3f}, means over "
+            f"{settings.num_queries} queries",
+        },
+        command=" ".join(["jaxame demo", *changed]),
+    )
+
+
 def _draw(path: Path, attacked: Attack, result: Attribution, selections: list[Selection]) -> None:
     """Draw the effects on up to two queries, each over its top sources: those selected, then the largest others."""
     import matplotlib.pyplot as plt
 
     from jaxame import plot
 
+    # By whether it was selected and whether it is truly poisoned.
+    frames = {(True, True): plot.GREEN, (True, False): plot.BLUE, (False, True): plot.ORANGE, (False, False): None}
     shown, num_top = range(min(2, len(selections))), 10
     figure = plt.figure(figsize=(11, 4.3 * len(shown)), layout="constrained")
     panels = figure.subfigures(len(shown), 1, squeeze=False)
@@ -401,11 +454,15 @@ def _draw(path: Path, attacked: Attack, result: Attribution, selections: list[Se
         )
         others = np.setdiff1d(np.argsort(-result.debiased[q]), selections[q].indices, assume_unique=True)
         top = np.concatenate([selections[q].indices, others])[:num_top]
-        plot.culprits(
-            attacked.query_x[q],
-            [attacked.train.x[i] for i in top],
-            [f"#{i}, label {attacked.train.y[i]}\nAME {result.debiased[q, i]:+.2f}" for i in top],
-            [(i in selections[q].indices, i in attacked.poisoned) for i in top],
-            below.subplots(1, num_top + 1),
+        is_selected, is_poisoned = np.isin(top, selections[q].indices), np.isin(top, attacked.poisoned)
+        plot.thumbnails(
+            [attacked.query_x[q], *attacked.train.x[top]],
+            [
+                "the query",
+                *(f"#{i}, label {attacked.train.y[i]}\nAME {result.debiased[q, i]:+.2f}" for i in top),
+            ],
+            colours=[None, *(frames[bool(a), bool(b)] for a, b in zip(is_selected, is_poisoned, strict=True))],
+            columns=num_top + 1,
+            ax=below.subplots(),
         )
     plot.save(figure, path)

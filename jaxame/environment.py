@@ -1,9 +1,11 @@
 """What a run ran on: versions, devices, memory. Saved with every result."""
 
+import functools
 import importlib.metadata
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,8 +17,23 @@ _PACKAGES = ("jaxame", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute; "not installed" for what runs from its sources."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    """Versions of Python, of the packages that compute and of the working folder.
+
+    "not installed" for what runs from its sources; the folder's is that of `commit`.
+    """
+    packages = {name: _version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **packages, "commit": commit()}
+
+
+@functools.cache
+def commit() -> str:
+    """Commit of the git repository that the working folder is in, with "-dirty" after changes; "none" without one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return found.stdout.strip() or "none"
 
 
 def _version(package: str) -> str:

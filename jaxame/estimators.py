@@ -186,7 +186,7 @@ def rows_per_call(game: Game) -> int:
 def call(game: Game, key: jax.Array, masks: ArrayLike, first: int, num_queries: int | None) -> np.ndarray:
     """Call a game on the rows of a run from number `first` on; utilities `[m, Q]`, of which `Q` may be known."""
     number = np.shape(masks)[0]
-    utilities = np.asarray(game(game_keys(key, first, number), jax.numpy.asarray(masks)))
+    utilities = checks.array(game(game_keys(key, first, number), jax.numpy.asarray(masks)))
     width = "Q" if num_queries is None else num_queries
     fits = utilities.ndim == 2 and len(utilities) == number and width in ("Q", utilities.shape[1])
     checks.require(fits, f"the game to return [{number}, {width}]", list(utilities.shape))
@@ -225,8 +225,8 @@ def estimate_ame(
 
     Args:
       design: `M` rows over `N` sources.
-      utilities: `[M, Q]`, any unit. A non-finite entry leaves its row out for that query; `Attribution.check` says so
-        if that is not harmless.
+      utilities: `[M, Q]`, any unit, of any library that has DLPack. A non-finite entry leaves its row out for that
+        query; `Attribution.check` says so if that is not harmless.
       law: the target law; by default the design's. For another one rows are weighted anew (`jaxame.reweight`), and the
         result's `about` says how many rows of that law they are worth.
       prior: `[N]` or `[Q, N]` scores >= 0, any unit, larger for sources that are more likely to matter: the LASSO
@@ -285,17 +285,13 @@ def estimate_ame(
         lambda problem: cross_validate(problem, keep_folds=keep_folds, devices=devices, progress=progress),
         scores,
     )
-    importance, converged = np.zeros((targets.shape[1], draws, 1, design.num_sources)), fit.converged
     copy_key = design.key if knockoff_key is None else knockoff_key
+    importance, converged = np.zeros((targets.shape[1], draws, 1, design.num_sources)), fit.converged
     if copies:
-        redrawn = redraw_masks(design, checks.typed_key(copy_key), draws * copies).reshape(
-            draws, copies, design.num_submodels, -1
+        importance, met = _compete(
+            design, coding, targets, fold, copy_key, (draws, copies), statistic, devices, progress
         )
-        competing = [mask_columns(design, coding, own) for own in redrawn]
-        parts = [_IMPORTANCE[statistic](own, targets, *regression, fold, devices, progress) for own in competing]
-        shape = (targets.shape[1], copies + 1, design.num_sources)
-        importance = np.stack([found.reshape(shape) for found, _ in parts], axis=1)
-        converged = np.all([converged, *(met for _, met in parts)], axis=0)
+        converged = converged & met
     p_values = None
     if redraws:
         p_values = randomisation_p_values(design, targets, checks.typed_key(copy_key), redraws)
@@ -354,7 +350,60 @@ def estimate_ame(
     )
 
 
+def importance(
+    design: Design,
+    utilities: ArrayLike,
+    *,
+    copies: int = 4,
+    knockoff_key: jax.Array | None = None,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Return what `estimate_ame` selects by, without the estimate: much less work, as nothing is cross-validated.
+
+    Args:
+      design: `M` rows over `N` sources.
+      utilities: `[M, Q]`, any unit. A non-finite entry leaves its row out for that query.
+      copies: `c`, knockoff copies.
+      knockoff_key: of the copies; by default the design's.
+      progress: called as the stage moves on.
+
+    Returns:
+      `[Q, 1, 1+c, N]`, the same as `Attribution.importance`, in the unit of the utilities.
+
+    Raises:
+      ValueError: as `estimate_ame` does.
+    """
+    check_options(design, checks.count(copies, "copies"), knockoff_key=knockoff_key)
+    coding = code(design)
+    targets = _check_utilities(utilities, coding.weight > 0, None)
+    fold = np.zeros(design.num_submodels, int)
+    copy_key = design.key if knockoff_key is None else knockoff_key
+    return _compete(design, coding, targets, fold, copy_key, (1, copies), "entry", None, progress)[0]
+
+
 _Importance: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+
+def _compete(
+    design: Design,
+    coding: Coding,
+    targets: np.ndarray,
+    fold: np.ndarray,
+    key: jax.Array | None,
+    sizes: tuple[int, int],
+    statistic: str,
+    devices: Sequence[jax.Device] | None,
+    progress: Progress,
+) -> _Importance:
+    """Importance of sources and copies, `[Q, D, 1+c, N]`, for sizes `(D, c)`, and whether it converged, `[Q]`."""
+    draws, copies = sizes
+    redrawn = redraw_masks(design, checks.typed_key(key), draws * copies)
+    competing = [mask_columns(design, coding, own) for own in redrawn.reshape(draws, copies, design.num_submodels, -1)]
+    regression = targets, coding.weight, coding.z, fold
+    parts = [_IMPORTANCE[statistic](own, *regression, devices, progress) for own in competing]
+    shape = (targets.shape[1], copies + 1, design.num_sources)
+    found = np.stack([part.reshape(shape) for part, _ in parts], axis=1)
+    return found, np.all([met for _, met in parts], axis=0)
 
 
 def _entry(
@@ -440,7 +489,7 @@ def check_options(
 
 def _check_utilities(utilities: ArrayLike, counts: np.ndarray, contrasts: ArrayLike | None) -> np.ndarray:
     """Return utilities `[M, Q]` in float64, those of the contrasts after them; `counts [M]` which rows have weight."""
-    targets = np.asarray(utilities, np.float64)
+    targets = checks.array(utilities, np.float64)
     fits = targets.ndim == 2 and targets.shape[0] == counts.size and targets.shape[1] > 0
     checks.require(fits, f"utilities [M={counts.size}, Q]", list(targets.shape))
     if contrasts is not None:

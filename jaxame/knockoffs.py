@@ -16,13 +16,14 @@ import math
 import numpy as np
 import scipy
 
-from jaxame import checks
+from jaxame import checks, notebook
 
 ALTERNATIVES = ("two-sided", "greater", "less")
 METHODS = ("knockoff+", "knockoff")
+_SHOWN = 30  # in a notebook
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """The sources selected for one query.
 
@@ -43,6 +44,18 @@ class Selection:
     estimated_fdp: float
     fdr: float
     reason: str
+
+    def __repr__(self) -> str:
+        what = f"{self.indices.tolist()} of {self.statistic.size}" if self.indices.size else self.reason
+        return f"<Selection at fdr={self.fdr:g}: {what}>"
+
+    def _repr_html_(self) -> str:
+        number = self.indices.size
+        caption = f"Selection: {number} of {self.statistic.size:,} sources at a false discovery rate of {self.fdr:g}"
+        caption += f" (would hold at {self.estimated_fdp:.2g})" if number else f". {self.reason}"
+        rows = [[str(source), f"{self.statistic[source]:.4g}"] for source in self.indices[:_SHOWN]]
+        rows += [[f"{number - _SHOWN:,} more", ""]] * (number > _SHOWN)
+        return notebook.table(["source", f"statistic (threshold {self.threshold:.4g})"], rows, caption)
 
 
 def importance(signed: np.ndarray, alternative: str) -> np.ndarray:

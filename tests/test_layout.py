@@ -20,28 +20,29 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxame"
 # A module or a package of this name may import only what stands on an earlier line.
 LAYERS = [
-    ("types", "checks", "environment"),
+    ("types", "checks", "environment", "notebook"),
     ("laws", "data", "store", "fingerprint", "factories"),
     ("design", "manifest"),
     ("games", "submodels"),
     ("queries", "features", "lasso"),
     ("knockoffs", "leftout", "inference", "randomisation", "penalties", "interactions"),
     ("reweight", "curves", "shrinkage", "truncation"),
-    ("foreign", "values", "kept"),
+    ("foreign", "values", "kept", "plot"),
+    ("report",),
     ("attribution", "planning"),
     ("stopping",),
     ("estimators",),
-    ("hierarchy", "baselines", "metrics", "shapley_values"),
-    ("plot", "console", "runs", "report"),
+    ("hierarchy", "baselines", "metrics", "shapley_values", "growth"),
+    ("console", "runs"),
     ("cluster",),
     ("demo", "commands"),
     ("cli",),
     ("__init__", "__main__"),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PACKAGES = {"data", "games", "submodels", "lasso", "baselines"}  # their modules may import each other, without cycles
+PACKAGES = {"data", "games", "submodels", "lasso", "baselines", "plot", "report"}  # their modules may import each other, without cycles
 IMPORTS_ONLY = {"lasso": {"checks", "types"}}  # what a package takes from outside of itself, if less than it might
-HEAVY = {"sklearn", "matplotlib", "pandas", "pyarrow", "PIL", "datasets", "tyro", "ray", "tensorstore"}
+HEAVY = {"jinja2", "sklearn", "matplotlib", "pandas", "pyarrow", "PIL", "datasets", "tyro", "ray", "tensorstore"}
 # scipy itself is light, and loads these when they are first asked for.
 PARTS_OF_SCIPY = {f"scipy.{part}" for part in ("linalg", "optimize", "sparse", "spatial", "special", "stats")}
 TOP_LEVEL = {"pyproject.toml", "jaxame", "experiments", "tests", "benchmarks", "README.md", "LICENSE"}
