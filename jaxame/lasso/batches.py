@@ -85,7 +85,7 @@ def in_batches(
     starts = range(0, num_queries, size)
     lock, done = threading.Lock(), dict.fromkeys(starts, 0)
 
-    def report(start: int, step: int, **facts: float) -> None:
+    def report(start: int, step: int, **facts: int) -> None:
         with lock:
             done[start] = step
             if facts:
