@@ -80,6 +80,19 @@ def effect_curve(
     References:
       MacKinnon and White, J. Econometrics 29(3), 1985 (HC2); Bell and McCaffrey, Survey Methodology 28(2), 2002 (with
       clusters).
+
+    Example:
+      Two sources that act only together: each is worth as much as the other is likely to be there, `m(p) = p`.
+
+      >>> import jax
+      >>> import numpy as np
+      >>> import jaxame
+      >>> from jaxame.design import Grid, sample_design
+      >>> design = sample_design(jax.random.key(0), Grid((0.1, 0.3, 0.5, 0.7, 0.9)), num_submodels=1000, num_sources=20)
+      >>> masks = np.asarray(design.masks(0, 1000))
+      >>> utilities = (masks[:, :1] & masks[:, 1:2]).astype(float)
+      >>> jaxame.effect_curve(design, utilities, [0, 1]).values[0, 0].round(1)
+      array([0.1, 0.3, 0.6, 0.8, 0.9])
     """
     checks.require(isinstance(design, Design), "a jaxame.design.Design", checks.describe(design))
     checks.require(design.parent is None, "a design without parents for an effect curve", "a nested design")

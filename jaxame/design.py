@@ -183,6 +183,16 @@ def sample_design(
     References:
       Lin et al., "Measuring the Effect of Training Data on Deep Learning Predictions via Randomized Experiments", ICML
       2022: the ame code, and its p-featurisation, here "centered". Covert and Lee, AISTATS 2021 (paired sampling).
+
+    Example:
+      >>> import jax
+      >>> from jaxame.design import Grid, sample_design
+      >>> design = sample_design(jax.random.key(0), Grid((0.1, 0.3, 0.5, 0.7, 0.9)), num_submodels=100, num_sources=20)
+      >>> design.p.shape, design.masks(0, 100).shape
+      ((100,), (100, 20))
+      >>> longer = sample_design(jax.random.key(0), Grid((0.1, 0.3, 0.5, 0.7, 0.9)), num_submodels=200, num_sources=20)
+      >>> bool((longer.masks(0, 100) == design.masks(0, 100)).all())
+      True
     """
     _require_threefry(key)
     _require_law(law)

@@ -112,6 +112,20 @@ def ame(
     References:
       Lin et al., "Measuring the Effect of Training Data on Deep Learning Predictions via Randomized Experiments", ICML
       2022, Algorithm 1.
+
+    Example:
+      Two of twenty sources matter; a hundred subsets tell which, and how much each adds.
+
+      >>> import jax
+      >>> import jaxame
+      >>> from jaxame.design import Grid
+      >>> from jaxame.games import Additive
+      >>> game = Additive([2.0, 1.0] + [0.0] * 18)
+      >>> result = jaxame.ame(game, key=jax.random.key(0), num_submodels=100, law=Grid((0.1, 0.3, 0.5, 0.7, 0.9)))
+      >>> result.values[0, :2].round(2)
+      array([2., 1.])
+      >>> result.select(fdr=0.2, query=0).indices
+      array([0, 1])
     """
     draw = functools.partial(sample_design, key, law, num_sources=_num_sources(game), coding=coding, paired=paired)
     design = draw(num_submodels=num_submodels)
@@ -162,6 +176,15 @@ def evaluate(
     Raises:
       ValueError: if the game's sources are not those of the design, there is no key or no such row, or the game returns
         another shape than `[m, Q]`.
+
+    Example:
+      >>> import jax
+      >>> import jaxame
+      >>> from jaxame.design import Grid, sample_design
+      >>> from jaxame.games import Additive
+      >>> design = sample_design(jax.random.key(0), Grid((0.1, 0.3, 0.5, 0.7, 0.9)), num_submodels=100, num_sources=20)
+      >>> jaxame.evaluate(Additive([2.0, 1.0] + [0.0] * 18), design).shape
+      (100, 1)
     """
     key = checks.typed_key(design.key if key is None else key)
     checks.require(_num_sources(game) == design.num_sources, f"{design.num_sources} sources", game.num_sources)
@@ -258,6 +281,17 @@ def estimate_ame(
     Raises:
       ValueError: for a bad argument, utilities of another shape, fewer than two finite rows for a query, or a law that
         the design's rows do not overlap with.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> import jaxame
+      >>> from jaxame.design import Grid, sample_design
+      >>> design = sample_design(jax.random.key(0), Grid((0.1, 0.3, 0.5, 0.7, 0.9)), num_submodels=100, num_sources=20)
+      >>> masks = np.asarray(design.masks(0, 100))
+      >>> utilities = 2.0 * masks[:, :1] + masks[:, 1:2]  # what you measure on each subset
+      >>> jaxame.estimate_ame(design, utilities).values[0, :2].round(2)
+      array([2., 1.])
     """
     folds = check_options(
         design,

@@ -36,6 +36,11 @@ def mislabel_auc(values: ArrayLike, mislabelled: ArrayLike) -> np.ndarray:
 
     References:
       Ghorbani and Zou, Data Shapley, ICML 2019, section 4 (the task); Mann and Whitney, 1947 (the area).
+
+    Example:
+      >>> from jaxame import metrics
+      >>> metrics.mislabel_auc([-1.0, 0.5, 0.2, 0.1], [True, False, False, False])
+      array([1.])
     """
     values = _checked_values(values)
     mislabelled = _checked_labels(mislabelled, values.shape[1])
@@ -224,6 +229,14 @@ def datamodeling_score(values: ArrayLike, masks: ArrayLike, utilities: ArrayLike
 
     References:
       Ilyas et al., Datamodels, ICML 2022; Park et al., TRAK, ICML 2023 (the score).
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxame import metrics
+      >>> masks = np.array([[True, False, False], [False, True, False], [True, True, False], [True, True, True]])
+      >>> utilities = masks @ np.array([[3.0], [2.0], [1.0]])
+      >>> metrics.datamodeling_score([2.0, 1.0, 0.5], masks, utilities)
+      array([1.])
     """
     values, masks = _checked_values(values), np.asarray(masks)
     fits = masks.dtype == bool and masks.ndim == 2 and masks.shape[1] == values.shape[1] and len(masks) >= 2

@@ -72,6 +72,11 @@ def plan(num_effects: int, num_sources: int, r2: float) -> int:
 
     Raises:
       ValueError: for other numbers, or `r2` outside (0, 1].
+
+    Example:
+      >>> from jaxame import planning
+      >>> planning.plan(num_effects=10, num_sources=500, r2=0.5)
+      560
     """
     num_effects = checks.count(num_effects, "num_effects")
     num_sources = checks.count(num_sources, "num_sources", num_effects + 1)
@@ -147,6 +152,17 @@ def estimate_r2(design: Design, utilities: ArrayLike) -> PilotR2:
     References:
       Dicker, Biometrika 101(2), 2014 (the variance explained, without sparsity); Efron and Stein, Annals of Statistics
       9(3), 1981 (the jackknife).
+
+    Example:
+      >>> import jax
+      >>> import jaxame
+      >>> from jaxame import planning
+      >>> from jaxame.design import Grid, sample_design
+      >>> from jaxame.games import Additive
+      >>> design = sample_design(jax.random.key(0), Grid((0.1, 0.3, 0.5, 0.7, 0.9)), num_submodels=1000, num_sources=20)
+      >>> pilot = planning.estimate_r2(design, jaxame.evaluate(Additive([2.0, 1.0] + [0.0] * 18), design))
+      >>> pilot.r2.round(1), pilot.r2.shape == pilot.stderr.shape
+      (array([1.]), True)
     """
     targets = _checked(design, utilities)
     coding = code(design)

@@ -92,6 +92,15 @@ def logit_margin(x: Any, labels: Any) -> Query:
 
     Raises:
       ValueError: if `x` and `labels` do not fit together or are not points and classes.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxame import queries
+      >>> query = queries.logit_margin(np.eye(3), [0, 1, 1])
+      >>> query.names[2]
+      'logit margin of class 1 on point 2'
+      >>> query(lambda params, x: x @ params, np.diag([1.0, 2.0, 3.0]))
+      Array([ 1.,  2., -3.], dtype=float32)
     """
 
     def measure(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -203,6 +212,13 @@ def contrast(query: Function, weights: Any, names: Sequence[str] | None = None) 
     Raises:
       ValueError: if `query` cannot be called, `weights` do not fit its values (where a plain function is among its
         parts, when it is called) or are all 0 in a row, or `names` are not `R` strings.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxame import queries
+      >>> query = queries.contrast(queries.probability(np.eye(2), [0, 1]), [1.0, -1.0])
+      >>> query.names
+      ['+1 (probability of class 0 on point 0) -1 (probability of class 1 on point 1)']
     """
     inner, weights = _as_query(query), _checked_weights(weights)
     num_rows, num_values = weights.shape

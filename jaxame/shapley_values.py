@@ -59,6 +59,17 @@ def shapley(
 
     References:
       Owen, Management Science 18(5), 1972 (the integral form); Lin et al., ICML 2022, section 2.
+
+    Example:
+      >>> import jax
+      >>> import jaxame
+      >>> from jaxame.games import Additive
+      >>> game = Additive([2.0, 1.0] + [0.0] * 18)
+      >>> result = jaxame.shapley(game, key=jax.random.key(0), num_submodels=100)
+      >>> result.values[0, :2].round(2)
+      array([2., 1.])
+      >>> round(float(result.values.sum()), 4)  # the utility of all sources, less that of none
+      3.0
     """
     eps = truncation.choose_eps(num_submodels) if eps is None else eps
     law = TruncatedUniform(eps)

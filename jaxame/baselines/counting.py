@@ -31,6 +31,13 @@ def exact(game: Any, *, key: jax.Array, budget: int) -> Attribution:
 
     References:
       Shapley, Contributions to the Theory of Games II, 1953.
+
+    Example:
+      >>> import jax
+      >>> from jaxame import baselines
+      >>> from jaxame.games import Unanimity
+      >>> baselines.exact(Unanimity(5, [0, 1]), key=jax.random.key(0), budget=32).values
+      array([[0.5, 0.5, 0. , 0. , 0. ]])
     """
     num_sources = checks.count(getattr(game, "num_sources", 0), "game.num_sources")
     few = f"at most {_MOST_ENUMERATED} sources, as all subsets are evaluated"

@@ -36,6 +36,16 @@ def permutation(game: Any, *, key: jax.Array, budget: int, antithetic: bool = Fa
     References:
       Castro, Gomez, Tejada, Computers & OR 36(5), 2009; Mitchell, Cooper, Frank, Holmes, JMLR 23, 2022, section 4.1
       (pairs).
+
+    Example:
+      >>> import jax
+      >>> from jaxame import baselines
+      >>> from jaxame.games import Additive
+      >>> result = baselines.permutation(Additive([2.0, 1.0, 0.0]), key=jax.random.key(0), budget=20)
+      >>> result.values
+      array([[2., 1., 0.]])
+      >>> result.about["evaluations"] <= 20
+      True
     """
     marginals, counted, orders = _marginals(game, key, budget, 2 if antithetic else 1)
     draws = marginals.reshape(-1, 2, *marginals.shape[1:]).mean(axis=1) if antithetic else marginals

@@ -22,6 +22,19 @@ class Additive:
 
     Raises:
       ValueError: for other shapes and for non-finite values.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from jaxame.design import PointMass
+      >>> from jaxame.games import Additive
+      >>> game = Additive([2.0, 1.0, 0.0])
+      >>> masks = np.array([[True, True, True], [True, False, False]])
+      >>> game(jax.random.split(jax.random.key(0), 2), masks)
+      Array([[3.],
+             [2.]], dtype=float32)
+      >>> game.ame(PointMass(0.5))
+      array([2., 1., 0.])
     """
 
     weights: np.ndarray

@@ -290,6 +290,16 @@ class Lasso(MultiOutputMixin, _LinearModel):
 
     References:
       Tibshirani, J. R. Stat. Soc. B 58(1), 1996; scikit-learn's estimator of this name.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxame.lasso import Lasso
+      >>> x = np.random.default_rng(0).normal(size=(100, 20))
+      >>> fit = Lasso(alpha=0.1).fit(x, 2.0 * x[:, 0] - x[:, 1])
+      >>> fit.coef_[:2].round(1)
+      array([ 1.9, -0.9])
+      >>> np.flatnonzero(fit.coef_)
+      array([0, 1])
     """
 
     def __init__(
@@ -357,6 +367,14 @@ class LassoCV(_LinearModel):
 
     References:
       Friedman, Hastie, Tibshirani, J. Stat. Softw. 33(1), 2010; scikit-learn's estimator of this name.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxame.lasso import LassoCV
+      >>> x = np.random.default_rng(0).normal(size=(100, 20))
+      >>> fit = LassoCV(alphas=10, cv=5).fit(x, 2.0 * x[:, 0] - x[:, 1])
+      >>> np.flatnonzero(fit.coef_)
+      array([0, 1])
     """
 
     def __init__(

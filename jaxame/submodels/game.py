@@ -92,6 +92,22 @@ class TrainingGame:
     Raises:
       ValueError: before any training, if the training set is empty, `x` is not finite, labels or groups are out of
         range, shapes disagree, or the model has state other than parameters.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> import optax
+      >>> import jaxame
+      >>> from jaxame import queries
+      >>> from jaxame.design import Grid, sample_design
+      >>> from jaxame.submodels import TrainingGame, logistic
+      >>> x = np.linspace(-1.0, 1.0, 20)[:, None]
+      >>> y = (x[:, 0] > 0).astype(int)
+      >>> query = queries.logit_margin(x[:2], y[:2])
+      >>> game = TrainingGame(logistic(1, 2), optax.sgd(0.5), x, y, query=query, num_steps=20)
+      >>> design = sample_design(jax.random.key(0), Grid((0.1, 0.3, 0.5, 0.7, 0.9)), num_submodels=100, num_sources=20)
+      >>> jaxame.evaluate(game, design).shape  # 100 submodels, 2 queries
+      (100, 2)
     """
 
     def __init__(
