@@ -54,15 +54,17 @@ _CHECKS = re.compile(r"(checks\.)?(require|count|typed_key|probability)$")
 
 @dataclasses.dataclass(frozen=True)
 class Docstring:
-    """A docstring, whole and by Google sections, and the module that names in it are looked up in."""
+    """A docstring, whole and by Google sections, and the names that it can refer to."""
 
     text: str
-    module: str
+    scope: dict[str, Any]
 
     @classmethod
     def of(cls, thing: Any) -> "Docstring":
         """Read the docstring of a function or class."""
-        return cls(inspect.getdoc(thing) or "", getattr(thing, "__module__", ""))
+        scope = dict(vars(sys.modules[thing.__module__]))
+        owner = scope.get(thing.__qualname__.split(".")[0])
+        return cls(inspect.getdoc(thing) or "", scope | dict(vars(owner) if inspect.isclass(owner) else {}))
 
     def section(self, title: str) -> str | None:
         """Return what stands under a title, dedented; None if there is no such section."""
@@ -71,7 +73,7 @@ class Docstring:
 
     def entries(self) -> dict[str, str]:
         """Return the text of every entry of `Args:` and `Attributes:` by its name."""
-        found = {}
+        found: dict[str, str] = {}
         for title in ("Args", "Attributes"):
             parts = re.split(r"^(\*{0,2}\w+(?:, \w+)*): ", self.section(title) or "", flags=re.MULTILINE)
             for names, text in zip(parts[1::2], parts[2::2], strict=True):
@@ -85,7 +87,7 @@ class Docstring:
         if not entries and re.search(rf"`[^`]*\b{re.escape(name.lstrip('*'))}\b[^`]*`", self.text):
             text = self.text
         refers = (_ARGUMENTS_OF if text is None else _AS_IN).search(self.text if text is None else text)
-        other = refers and getattr(sys.modules.get(self.module), refers[1], None)
+        other = refers and self.scope.get(refers[1])
         further = other and Docstring.of(other).describes(name)
         return text if not further else f"{text or ''}\n{further}"
 
@@ -145,7 +147,8 @@ def _of_class(cls: type, strict: bool) -> Iterator[str]:
     line = [vars(base) for base in cls.__mro__ if base.__module__.split(".")[0] == package]
     for name in dict.fromkeys(name for own in line for name in own if not name.startswith("_") or name == "__call__"):
         versions = [_function(own[name]) for own in line if name in own]
-        if inspect.isfunction(inspect.unwrap(versions[0])):
+        versions = [each for each in versions if inspect.isfunction(inspect.unwrap(each))]
+        if versions:
             yield from (f".{name}{defect}" for defect in _of_function(versions, strict))
 
 
