@@ -5,6 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
+
+_CPU = 1  # as DLPack numbers devices
 
 
 def require(condition: bool, needs: str, got: object) -> None:
@@ -18,6 +21,22 @@ def describe(value: object) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
     return f"{type(value).__name__} {value!r}"
+
+
+def array(value: Any, dtype: DTypeLike | None = None) -> np.ndarray:
+    """Return an array of any library as one of NumPy, by DLPack where it has that, else as `numpy.asarray` does.
+
+    Raises:
+      ValueError: for one that DLPack does not take to NumPy, such as a tensor that needs its gradient.
+    """
+    if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray | np.generic | jax.Array):
+        is_here = value.__dlpack_device__()[0] == _CPU
+        try:
+            value = np.from_dlpack(value) if is_here else np.from_dlpack(value, device="cpu")
+        except (BufferError, RuntimeError, TypeError) as error:
+            got = f"{type(value).__name__}: {error}"
+            raise ValueError(f"needs an array that NumPy takes by DLPack; got {got}") from error
+    return np.asarray(value, dtype)
 
 
 def count(value: Any, name: str, minimum: int = 1) -> int:

@@ -61,7 +61,8 @@ def foreign_design(
     figures). Look for effects of that sign only, by `alternative=`.
 
     Args:
-      masks: bool `[M, N]`, True where the source is in; at least 2 rows.
+      masks: bool `[M, N]`, True where the source is in; at least 2 rows. These and `p` may be of any library that has
+        DLPack.
       p: `[M]` or a number, the probability each row was drawn with; None to estimate it, for at least 30 sources.
       law: the law `p` was drawn from, which is needed to weigh rows of continuous `p` for another law; by default that
         of the values of `p` themselves: a `Grid` if they are at most 32 and repeat, else `Empirical`.
@@ -75,7 +76,7 @@ def foreign_design(
       ValueError: for masks or `p` of another shape or type, and for masks that such a mechanism would draw with a
         probability below one in a million, naming the source, row or pair.
     """
-    masks = np.asarray(masks)
+    masks = checks.array(masks)
     fits = masks.ndim == 2 and masks.dtype == bool and masks.shape[0] >= 2 + paired and masks.shape[1] > 0
     checks.require(fits, f"masks bool [M >= {2 + paired}, N]", checks.describe(masks))
     num_rows, num_sources = masks.shape
@@ -97,7 +98,7 @@ def foreign_design(
 
 
 def _given(p: Any, num_rows: int) -> np.ndarray:
-    values = np.asarray(p, np.float64)
+    values = checks.array(p, np.float64)
     checks.require(values.shape in ((), (num_rows,)), f"p to be a number or [{num_rows}]", checks.describe(values))
     bad = np.flatnonzero(~((np.float32(values) > 0) & (np.float32(values) < 1)))
     checks.require(bad.size == 0, "p strictly between 0 and 1 in float32", values.ravel()[bad[:1]])

@@ -9,6 +9,7 @@ the chunk in hand.
 import contextlib
 import dataclasses
 import itertools
+import json
 import logging
 import signal
 import time
@@ -261,7 +262,11 @@ class Run:
         return HowFar(done, self.num_submodels, done / seconds if seconds else 0.0, named)
 
     def rows(self) -> dict[str, np.ndarray]:
-        """Return a table of the rows that are done, by column: submodel, p, status, seconds and utilities by query."""
+        """Return a table of the rows that are done, by column, which `jaxame.interop.from_table` reads.
+
+        Columns: submodel, its number; p; status; seconds; utility_0 and so on, by query; mask, bool `[m, N]`; and of
+        all rows alike law (JSON), coding and paired.
+        """
         chunks = sorted(self._store.committed().items())
         starts = [(chunk * self._store.chunk_rows, number) for chunk, number in chunks]
 
@@ -272,7 +277,21 @@ class Run:
         own = {name: column(name) for name in ("p", "status", "seconds")}
         own["status"] = np.array([SubmodelStatus(code).name for code in own["status"]], str)
         number = np.concatenate([np.zeros(0, int), *(np.arange(start, start + count) for start, count in starts)])
-        return {"submodel": number} | own | {f"utility_{q}": u for q, u in enumerate(column("utilities").T)}
+        utilities = {f"utility_{q}": u for q, u in enumerate(column("utilities").T)}
+        packed = [np.asarray(self._draw(slice(start, start + count))[1]) for start, count in starts]
+        alike = {"law": json.dumps(self.manifest["law"])}
+        alike |= {name: self.manifest[name] for name in ("coding", "paired")}
+        return (
+            {"submodel": number}
+            | own
+            | utilities
+            | {"mask": self._unpack(np.concatenate([np.zeros((0, -(-self.num_sources // 8)), np.uint8), *packed]))}
+            | {name: np.full(len(number), value) for name, value in alike.items()}
+        )
+
+    def _unpack(self, packed: Any) -> np.ndarray:
+        """Masks bool `[m, N]`."""
+        return np.unpackbits(np.asarray(packed), axis=1, count=self.num_sources, bitorder="little").astype(bool)
 
     def _num_rows(self, chunk: int) -> int:
         rows = self._store.rows(chunk)
@@ -301,7 +320,7 @@ class Run:
         """Compute, write and commit the rows of a chunk but for the first, which are `kept`; return their utilities."""
         rows = self._store.rows(chunk)
         p, packed = self._draw(rows)
-        masks = np.unpackbits(np.asarray(packed), axis=1, count=self.num_sources, bitorder="little").astype(bool)
+        masks = self._unpack(packed)
         begin = time.perf_counter()
         size = rows_per_call(game)
         parts = [

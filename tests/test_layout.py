@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxame"
 # A module or a package of this name may import only what stands on an earlier line.
 LAYERS = [
-    ("types", "checks", "environment", "notebook"),
+    ("types", "checks", "environment", "exchange", "notebook"),
     ("laws", "data", "store", "fingerprint", "factories"),
     ("design", "manifest"),
     ("games", "submodels"),
@@ -33,7 +33,7 @@ LAYERS = [
     ("stopping",),
     ("estimators",),
     ("hierarchy", "baselines", "metrics", "shapley_values", "growth"),
-    ("console", "runs"),
+    ("console", "runs", "interop"),
     ("cluster",),
     ("demo", "commands"),
     ("cli",),

@@ -1,0 +1,212 @@
+"""Masks go out, utilities come back: how an estimator asks a game that lives in another environment.
+
+This file needs NumPy, of any version, and nothing of this package, so that the other environment needs neither it nor
+jax. One program starts the other (`start`) and is found by it (`to_starter`); they share a folder, and talk in lines of
+text over the standard streams of the one that was started. Either of them may be the one that asks:
+
+1. It saves masks in the folder, bool `[m, N]`, as `.npy`, and writes the name of the file as a line.
+2. The other one loads them, saves utilities, float64 `[m, Q]`, as `.npy`, and writes the name of that file as a line.
+   A submodel that failed is NaN. The one that asked removes both files, and may ask again.
+3. At last it writes a JSON object as a line, the outcome, which is whatever both agree on.
+
+No file is loaded with pickle. A program that is started can `import jaxame_exchange`, which is a copy of this file.
+"""
+
+from __future__ import annotations  # for Python 3.9
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+_FOLDER, _MODULE = "JAXAME_EXCHANGE", "jaxame_exchange"
+_ERROR_CHARACTERS = 2000
+_SECONDS_TO_END = 10.0
+
+
+class ExchangeError(RuntimeError):
+    """The other program ended, took too long, or sent what it must not."""
+
+
+class Channel:
+    """What goes between two programs; from `start` or `to_starter`.
+
+    Args:
+      write: lines to the other program.
+      read: lines from it.
+      folder: the one they share.
+    """
+
+    def __init__(self, write: IO[str], read: IO[str], folder: Path):
+        self._write, self._read, self._folder, self._count = write, read, folder, 0
+
+    def ask(self, masks: Any) -> np.ndarray:
+        """Return utilities, float64 `[m, Q]`, of masks, bool `[m, N]`.
+
+        Raises:
+          ExchangeError: if the other program ended, or its answer is not as described.
+        """
+        self._count += 1
+        name = f"{self._count}.masks.npy"
+        np.save(self._folder / name, masks, allow_pickle=False)
+        self._send(name)
+        answer = self._receive()
+        utilities = self._load(answer)
+        fits = utilities.ndim == 2 and len(utilities) == len(masks) and utilities.dtype == np.float64
+        _require(fits, f"utilities float64 [{len(masks)}, Q]", _describe(utilities))
+        for used in (name, answer):
+            (self._folder / used).unlink()
+        return utilities
+
+    def answer(self, utility: Callable[[np.ndarray], Any], num_sources: int) -> dict[str, Any]:
+        """Answer until the other program is done, and return its outcome.
+
+        Args:
+          utility: maps masks, bool `[m, N]`, to utilities `[m, Q]` or, for one query, `[m]`.
+          num_sources: `N`.
+
+        Raises:
+          ExchangeError: if the other program ended without an outcome, or asks for what is not as described.
+          ValueError: if `utility` returns another shape.
+        """
+        while not (line := self._receive()).startswith("{"):
+            masks = self._load(line)
+            fits = masks.ndim == 2 and masks.shape[1] == num_sources and masks.dtype == bool
+            _require(fits, f"masks bool [m, {num_sources}]", _describe(masks))
+            utilities = np.asarray(utility(masks), np.float64)
+            if utilities.ndim not in (1, 2) or len(utilities) != len(masks):
+                raise ValueError(f"needs utilities [{len(masks)}, Q]; got {_describe(utilities)}")
+            self._count += 1
+            name = f"{self._count}.utilities.npy"
+            np.save(self._folder / name, utilities.reshape(len(masks), -1), allow_pickle=False)
+            self._send(name)
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise ExchangeError(f"needs an outcome in JSON; got {line!r}") from error
+
+    def finish(self, outcome: Mapping[str, Any] | None = None) -> None:
+        """Tell the program that answers that there is nothing more to ask.
+
+        Args:
+          outcome: what it gets, JSON-serialisable.
+        """
+        self._send(json.dumps(dict(outcome or {})))
+
+    def _load(self, name: str) -> np.ndarray:
+        _require(name == Path(name).name and name.endswith(".npy"), "the name of an .npy file in the folder", name)
+        try:
+            return np.load(self._folder / name, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ExchangeError(f"needs {name} to be an .npy file without Python objects; got {error}") from error
+
+    def _send(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # of a program that is gone: then there is no further line
+            print(line, file=self._write, flush=True)
+
+    def _receive(self) -> str:
+        line = self._read.readline()
+        _require(line.endswith("\n"), "a line from the other program", f"{line!r}, and then its end")
+        return line[:-1]
+
+
+class _Started(Channel):
+    """A channel to a program that this one started; says what became of it."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str], folder: Path, patience: float | None):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        super().__init__(process.stdin, process.stdout, folder)
+        self._process, self._errors, self._patience = process, errors, patience
+
+    def _receive(self) -> str:
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._patience or threading.TIMEOUT_MAX, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super()._receive()
+        except ExchangeError as error:
+            if late.is_set():
+                raise ExchangeError(f"needs a line within {self._patience:g} s; got none") from error
+            raise ExchangeError(f"{error}, {self._ended()}") from error
+        finally:
+            timer.cancel()
+
+    def _ended(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_SECONDS_TO_END)
+        self._errors.seek(0)
+        return f"exit status {self._process.returncode}: {self._errors.read()[-_ERROR_CHARACTERS:]}"
+
+
+@contextlib.contextmanager
+def start(
+    command: Sequence[str], *, patience: float | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[Channel]:
+    """Start a program, in an environment of its own, and yield the channel to it; at the end it is gone.
+
+    Args:
+      command: the program and its arguments, such as `["/elsewhere/bin/python", "trainer.py"]`.
+      patience: seconds to wait for a line of it; by default as long as it takes.
+      variables: of its environment, beside those that are there.
+
+    Raises:
+      OSError: if it cannot be started.
+    """
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as errors:
+        shutil.copy(__file__, Path(name) / f"{_MODULE}.py")
+        own = {**os.environ, **(variables or {}), _FOLDER: name}
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, [name, own.get("PYTHONPATH")]))
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(list(command), env=own, stdin=pipe, stdout=pipe, stderr=errors, text=True)
+        try:
+            yield _Started(process, errors, Path(name), patience)
+            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+                assert process.stdin is not None
+                process.stdin.close()
+                process.wait(_SECONDS_TO_END)
+        finally:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    assert stream is not None
+                    stream.close()
+
+
+def to_starter() -> Channel:
+    """Return the channel to the program that started this one.
+
+    The standard streams are its from here on: what is printed goes to the stream of errors.
+
+    Raises:
+      ExchangeError: if this program was not started by `start`.
+    """
+    folder = os.environ.get(_FOLDER, "")
+    _require(bool(folder), "a program that was started by jaxame.exchange.start", f"no variable {_FOLDER}")
+    write, read = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))
+    os.dup2(2, 1)
+    return Channel(write, read, Path(folder))
+
+
+def _require(condition: bool, needs: str, got: object) -> None:
+    if not condition:
+        raise ExchangeError(f"needs {needs}; got {got}")
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype}{list(array.shape)}"
