@@ -216,8 +216,12 @@ SHAPLEY = TruncatedUniform(1e-9)
 GAMES = {
     "additive": games.Additive(np.linspace(-2, 3, PLAYERS), bias=0.5),
     "threshold": games.Threshold(PLAYERS, [0, 2, 5], 2),
+    "unanimity sum": games.UnanimitySum(PLAYERS, [(), (0,), (1, 2), (0, 1, 2, 3), (5,)], [7.0, 1.0, -2.0, 1.5, 0.25]),
+    "majority": games.Majority(PLAYERS, range(5)),
     "saturating": games.Saturating(PLAYERS, range(4), slope=1.5, centre=1.0),
+    "airport": games.Airport(np.arange(1.0, PLAYERS + 1)),
     "gloves": games.Gloves(PLAYERS, [0, 1], [2, 3, 4]),
+    "votes": games.WeightedVoting(np.arange(1, PLAYERS + 1), 15),
 }
 
 

@@ -1,6 +1,6 @@
 """pyDVL's estimators of Shapley values, in an environment of its own, as it needs numpy below 2.
 
-`python -m venv DIR && DIR/bin/pip install pydvl`; the variable `JAXAME_PYDVL_PYTHON` names `DIR/bin/python`.
+`python -m benchmarks.environments pydvl DIR` makes that, and says what the variable `JAXAME_PYDVL_PYTHON` is to be.
 
 Not among them: group testing, which states a constraint for every pair of sources to a general solver; uniform samplers
 and maximum sample reuse, whose weights for Shapley values grow as 2^N; delta-Shapley, which leaves sizes out.
@@ -11,20 +11,19 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.lasso_peers import processes
 from benchmarks.shapley_peers.asked import Ask, Asked
-from jaxame import checks
+from jaxame import checks, exchange
 from jaxame.attribution import Attribution
 from jaxame.baselines.evaluation import Budget
 
 PYTHON = "JAXAME_PYDVL_PYTHON"
+_ROOT = Path(__file__).parents[2]
 _WORKER = "benchmarks.shapley_peers.pydvl_worker"
 _HAS_PYDVL = "import importlib.util, sys; sys.exit(importlib.util.find_spec('pydvl') is None)"
 _LEAST: dict[str, Callable[[int], int]] = {
@@ -62,31 +61,12 @@ def _estimate(method: str, game: Any, *, key: jax.Array, budget: int) -> Attribu
     outcome: dict[str, Any] = {}
 
     def run(ask: Ask) -> np.ndarray:
-        outcome.update(converse(_command(job), num_sources, ask))
+        with exchange.start(_command(job), variables={"PYTHONPATH": str(_ROOT)}) as channel:
+            outcome.update(channel.answer(ask, num_sources))
         return np.array(outcome["values"])
 
     values = Asked(counted).values(run)
     return counted.result(f"pyDVL {method}", values, None, version=outcome["version"])
-
-
-def converse(command: list[str], num_sources: int, ask: Ask) -> dict[str, Any]:
-    """Answer what a worker asks, see `pydvl_worker`, and return its outcome.
-
-    Raises:
-      WorkerError: if the worker ends without one.
-    """
-    with processes.start(command, {}) as (process, errors):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-            bits = np.frombuffer(bytes.fromhex(line), np.uint8)
-            utility = ask(np.unpackbits(bits, count=num_sources).astype(bool))[0]
-            with suppress(BrokenPipeError):  # of a worker that is gone: then there is no further line
-                print(float(utility), file=process.stdin, flush=True)
-        processes.finish(process, errors)
-    raise processes.WorkerError("the worker ended without an outcome")
 
 
 ESTIMATORS: dict[str, Callable[..., Attribution]] = {

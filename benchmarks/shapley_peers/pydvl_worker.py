@@ -1,16 +1,17 @@
 """One estimate by pyDVL: `python -m benchmarks.shapley_peers.pydvl_worker JOB`, the job in JSON.
 
-Runs in an environment of its own, with pyDVL and without us. For every subset that it has not asked for before it
-writes a line, the mask's bits in hexadecimal, and reads the utility from a line; the last line is the outcome in JSON.
+Runs in an environment of its own, with pyDVL and without us, started by `pydvl_peer` as `jaxame.exchange` says. It asks
+for every subset once.
 """
 
 import json
 import sys
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+from jaxame_exchange import Channel, to_starter
 from joblib import parallel_config
 from pydvl.utils.status import Status
 from pydvl.valuation import (
@@ -35,19 +36,18 @@ from pydvl.valuation.utility.base import UtilityBase
 class Asking(UtilityBase):
     """A utility that asks the other process."""
 
-    def __init__(self, num_sources: int, write: TextIO, read: TextIO):
-        self.num_sources, self.write, self.read = num_sources, write, read
-        self.known: dict[str, float] = {}
+    def __init__(self, num_sources: int, channel: Channel):
+        self.num_sources, self.channel = num_sources, channel
+        self.known: dict[bytes, float] = {}
 
     def __call__(self, sample: Any) -> float:
         """Return the utility of a sample of pyDVL, None being the empty one."""
         mask = np.zeros(self.num_sources, bool)
         if sample is not None:
             mask[sample.subset] = True
-        name = np.packbits(mask).tobytes().hex()
+        name = np.packbits(mask).tobytes()
         if name not in self.known:
-            print(name, file=self.write, flush=True)
-            self.known[name] = float(self.read.readline())
+            self.known[name] = float(self.channel.ask(mask[None])[0, 0])
         return self.known[name]
 
 
@@ -86,18 +86,17 @@ def methods(num_sources: int, seed: int) -> dict[str, tuple[Callable[[], Any], i
     }
 
 
-def main(job: dict[str, Any], write: TextIO, read: TextIO) -> None:
+def main(job: dict[str, Any], channel: Channel) -> None:
     """Estimate values; `job` has `method`, `num_sources`, `budget` and `seed`."""
     num_sources = job["num_sources"]
-    utility = Asking(num_sources, write, read)
+    utility = Asking(num_sources, channel)
     make, cost = methods(num_sources, job["seed"])[job["method"]]
     valuation = ShapleyValuation(utility, make(), Spent(utility, job["budget"], cost))
     nothing = Dataset(np.zeros((num_sources, 1)), np.zeros(num_sources))  # the sources are known to the game only
     with parallel_config(backend="threading", n_jobs=1):
         values = valuation.fit(nothing).result.values
-    print(json.dumps({"values": values.tolist(), "version": metadata.version("pydvl")}), file=write, flush=True)
+    channel.finish({"values": values.tolist(), "version": metadata.version("pydvl")})
 
 
 if __name__ == "__main__":
-    answers, sys.stdout = sys.stdout, sys.stderr  # what a package prints is not for the other process
-    main(json.loads(sys.argv[1]), answers, sys.stdin)
+    main(json.loads(sys.argv[1]), to_starter())

@@ -1,4 +1,4 @@
-"""shapiq's approximators of Shapley values, and games that go between shapiq and us.
+"""shapiq's approximators of Shapley values; `jaxame.interop` is for games that go between shapiq and us.
 
 `pip install shapiq`, with lightgbm for those with trees. For Python 3.11 that is shapiq 1.4; 1.8 has more of them, and
 leaves the packages that SPEX takes to its extra `sparse`. Settings are shapiq's own unless the name says otherwise.
@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import importlib
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from importlib import metadata, util
@@ -123,29 +122,3 @@ def _estimate(name: str, game: Any, *, key: jax.Array, budget: int) -> Attributi
 
 
 ESTIMATORS: dict[str, Callable[..., Attribution]] = {name: functools.partial(_estimate, name) for name in _METHODS}
-
-
-def to_shapiq(game: Any, key: jax.Array, query: int = 0) -> Ask:
-    """Return one query of a game as shapiq wants it: a function from masks, bool `[m, N]` or `[N]`, to `[m]`."""
-    return Asked(Budget(game, key, sys.maxsize, 1)).of_query(query)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FromShapiq:
-    """A game of shapiq as one of ours.
-
-    Args:
-      game: a `shapiq.Game`.
-    """
-
-    game: Any
-
-    @property
-    def num_sources(self) -> int:
-        """`N`."""
-        return self.game.n_players
-
-    def __call__(self, keys: jax.Array, masks: jax.Array) -> np.ndarray:
-        """Return utilities `[m, 1]` of masks bool `[m, N]`; `keys` are not used."""
-        del keys
-        return np.asarray(self.game(np.asarray(masks)))[:, None]
