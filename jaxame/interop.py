@@ -163,8 +163,7 @@ def to_shapiq(game: Game, *, key: jax.Array, query: int = 0) -> Any:
       ImportError: without shapiq.
       ValueError: for another kind of key, and for a query that the game does not have.
     """
-    base: Any = require_extra("shapiq", "peers").Game
-    key = checks.typed_key(key)
+    shapiq, key = require_extra("shapiq", "peers"), checks.typed_key(key)
     num_sources = checks.count(game.num_sources, "game.num_sources")
     size = rows_per_call(game)
 
@@ -180,12 +179,10 @@ def to_shapiq(game: Game, *, key: jax.Array, query: int = 0) -> Any:
         checks.require(fits, f"the game to return [{len(masks)}, Q > {query}]", list(utilities.shape))
         return utilities[:, query]
 
-    class OfJaxame(base):
-        def value_function(self, coalitions: np.ndarray) -> np.ndarray:
-            return value(coalitions)
-
     empty = float(value(np.zeros((1, num_sources), bool))[0])
-    return OfJaxame(num_sources, normalization_value=empty)
+    made = shapiq.Game(num_sources, normalization_value=empty)
+    made.value_function = value
+    return made
 
 
 def serve(
