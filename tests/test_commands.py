@@ -54,6 +54,13 @@ def test_a_run_from_start_to_table(tmp_path, capsys):
     np.testing.assert_array_equal(jaxame.load(out).values, wanted.values)
     for source in wanted.select(0.2, alternative="greater").indices:
         assert f"{source} ({wanted.values[0, source]:+.3g})" in text
+    command("report", place, "--fdr", 0.2, "--alternative", "greater", "--quiet")
+    assert capsys.readouterr().out == f"Written to {place}/report.html.\n"
+    report = (place / "report.html").read_text("utf-8")
+    assert f"jaxame run {place} --game {GAME} --num-submodels {M} --law grid:0.3,0.6 --seed 5" in report
+    assert f"jaxame report {place} --fdr 0.2 --alternative greater --copies 4" in report
+    for source in wanted.select(0.2, alternative="greater").indices:
+        assert f"{wanted.debiased[0, source]:+.3g}</td>" in report
     command("export", place, tmp_path / "run.parquet")
     frame = pd.read_parquet(tmp_path / "run.parquet")
     np.testing.assert_array_equal(frame["utility_0"], found.utilities()[:, 0])

@@ -17,9 +17,8 @@ from jaxame.knockoffs import Selection
 
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "jaxame", "font.size": 9.0, "font.family": "sans-serif"}
 # What would be the same in all charts of a page, or is of no use in it.
-_NOISE = re.compile(
-    r'<\?xml.*?<svg|<metadata>.*?</metadata>|(?<= )id="(?:figure|axes|patch|text|line2d)[^"]*"', re.DOTALL
-)
+_NOISE = re.compile(r'<\?xml.*?(?=<svg)|<metadata>.*?</metadata>|(?<=<g) id="[^"]*"', re.DOTALL)
+_NAMES = re.compile(r'(?<= id=")|(?<=href="#)|(?<=url\(#)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,5 +126,9 @@ def _svg(draw: Callable[[Axes], Any], height: float = 2.9) -> str:
         draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True)
-    drawn = _NOISE.sub(lambda found: "<svg" if found[0].startswith("<?xml") else "", file.getvalue())
-    return drawn.replace("#000000", "currentColor")
+    return _NOISE.sub("", file.getvalue()).replace("#000000", "currentColor")
+
+
+def named_apart(chart: Chart, prefix: str) -> Chart:
+    """Return a chart whose drawing shares no names with others of the page, each with a prefix of its own."""
+    return dataclasses.replace(chart, svg=_NAMES.sub(prefix, chart.svg))

@@ -278,7 +278,7 @@ def _charts(
     if result.cv_penalty is not None and np.isfinite(result.cv_penalty[:, q]).any():
         penalty, error, se = (part[:, q] for part in (result.cv_penalty, result.cv_error, result.cv_error_se))
         found.append(charts.cross_validation(penalty, error, se, unit))
-    return found
+    return [charts.named_apart(chart, f"q{q}c{number}-") for number, chart in enumerate(found)]
 
 
 def _curve(design: Design, utility: np.ndarray, order: np.ndarray) -> EffectCurve | None:

@@ -26,18 +26,18 @@ function sort(table, header) {
   table.tBodies[0].append(...rows);
 }
 
+const plain = (text) => text.toLowerCase().replace(/\s+/g, " ").trim();
 for (const input of document.querySelectorAll("input[type=search]")) {
   const rows = document.getElementById(input.dataset.table).tBodies[0].rows;
   const count = input.closest(".tools").querySelector(".count");
   input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = plain(input.value);
     let shown = 0;
     for (const row of rows) {
-      const text = row.textContent.toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word));
+      row.hidden = !plain(row.textContent).includes(wanted);
       shown += !row.hidden;
     }
-    count.textContent = words.length ? `${shown} of ${rows.length} sources` : "";
+    count.textContent = wanted ? `${shown} of ${rows.length} sources` : "";
   });
 }
 
