@@ -253,7 +253,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
       ValueError: for settings that do not fit together, before any training.
       AttributionError: if a query's answer cannot be relied on, after everything was written.
     """
-    data_key, shared_key, design_key, full_key = jax.random.split(jax.random.key(settings.seed), 4)
+    data_key, shared_key, design_key, full_key = jax.random.split(checks.seed(settings.seed), 4)
     attacked = attack(settings, data_key)
     game = make_game(settings, attacked, shared_key)
     design = sample_design(
@@ -262,7 +262,9 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     checks.probability(settings.fdr, "fdr")
     checks.count(settings.copies, "copies")
     checks.count(settings.folds, "folds", 2)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    for name, path in (("--out", settings.out / "summary.json"), ("--json", settings.json)):
+        if path is not None:
+            checks.writable(path, name)
     full = full_model(game, attacked, full_key)
     console.print(
         f"{game.num_sources} training digits, {attacked.poisoned.size} poisoned to pass for class {attacked.target}. "
@@ -286,7 +288,6 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
         "devices": environment.devices(),
     }
     for path in filter(None, (settings.out / "summary.json", settings.json)):
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(summary, indent=2) + "\n")
     _print_end(console, settings, summary)
     result.check()
@@ -300,7 +301,9 @@ def _estimate(
     begin = time.perf_counter()
     utilities = evaluate(game, design, progress=progress)
     trained = time.perf_counter()
-    result = estimate_ame(design, utilities, copies=settings.copies, folds=settings.folds, progress=progress)
+    result = estimate_ame(
+        design, utilities, copies=settings.copies, folds=settings.folds, about=game.about, progress=progress
+    )
     done = time.perf_counter()
     return utilities, result, {"seconds_train": trained - begin, "seconds_regress": done - trained}
 

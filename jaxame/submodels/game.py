@@ -85,7 +85,7 @@ class TrainingGame:
       warm_start: whether the submodels start from given parameters.
       tile: `T`. Becomes smaller when memory runs out, which is logged.
       piece: examples whose gradient is taken at once.
-      about: what utilities depend on besides data, model, optimiser and keys; results carry it.
+      about: what utilities depend on besides data, model, optimiser and keys, and their unit; results carry it.
       chunk_size: rows a driver should hand over per call: a whole number of rounds, each a tile on every device, that
         take about a second; 16 at most.
 
@@ -217,7 +217,10 @@ class TrainingGame:
         masks = arguments.checked_rows(keys, masks, self.num_sources, self._impl)
         nothing = np.zeros((0, self.num_queries), np.float32), self._nothing_kept
         rounds = self._with_memory(lambda: [jax.tree.map(fetch, part) for part in self._dispatched(keys, masks)])
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(masks)], nothing, *rounds)
+        measured: tuple[np.ndarray, dict[str, np.ndarray]] = jax.tree.map(
+            lambda *parts: np.concatenate(parts)[: len(masks)], nothing, *rounds
+        )
+        return measured
 
     @property
     def kept_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -266,7 +269,8 @@ class TrainingGame:
 
     def predict(self, params: Params, x: Any) -> jax.Array:
         """Return the outputs `[B, C]` of a submodel with `params`, as from `train`, on inputs `x [B, ...]`."""
-        return self._apply(params, jnp.asarray(x))
+        outputs: jax.Array = self._apply(params, jnp.asarray(x))
+        return outputs
 
     def preview(self, num_submodels: int) -> Preview:
         """Say what training would cost, from one round that is compiled, run once, and timed the second time.
@@ -306,6 +310,12 @@ class TrainingGame:
     @property
     def about(self) -> dict[str, Any]:
         """What to record with results."""
+        unit = getattr(self.query, "unit", None)
+        return self._sizes | ({} if unit is None else {"unit": unit})
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        """What utilities depend on besides data, model, optimiser, query and keys."""
         names = ("num_steps", "batch_size", "own_batch", "share_order")
         recipe = {name: getattr(self._recipe, name) for name in names}
         sizes = {"lowering": self.lowering, "tile": self.tile, "piece": self.piece}
@@ -314,7 +324,7 @@ class TrainingGame:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What utilities depend on, by name; see `jaxame.fingerprint`."""
-        return {"kind": "jaxame.submodels.TrainingGame", **self._sums, **self.about}
+        return {"kind": "jaxame.submodels.TrainingGame", **self._sums, **self._sizes}
 
     @functools.cached_property
     def _sums(self) -> dict[str, Any]:
