@@ -1,5 +1,7 @@
 """Validation at the public boundary: every error says what was needed and what came."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -50,7 +52,24 @@ def typed_key(key: Any, name: str = "key") -> jax.Array:
     """Return `key` if it is one typed JAX key (`jax.random.key`)."""
     is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     require(is_key and key.shape == (), f"{name} to be one typed key such as jax.random.key(0)", describe(key))
-    return key
+    typed: jax.Array = key
+    return typed
+
+
+def seed(value: Any, name: str = "seed") -> jax.Array:
+    """Return the typed key of a seed that fits into 63 bits, as JAX takes no more."""
+    require(isinstance(value, int) and abs(value) < 2**63, f"{name} between -2**63 and 2**63", describe(value))
+    return jax.random.key(value)
+
+
+def writable(path: Path, name: str) -> None:
+    """Make the folder of a file that is to be written at the end of some work, and check that it can be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"needs {name} in a folder that can be made; got {path}: {error.strerror}") from error
+    fits = os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
+    require(fits, f"{name} to be a file that can be written", path)
 
 
 def probability(value: Any, name: str) -> float:

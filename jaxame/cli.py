@@ -70,11 +70,23 @@ def with_errors_in_a_line(name: str, debug: bool, work: Callable[[], None]) -> N
     except commands.StoppedEarlyError as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(commands.STOPPED)
-    except (ValueError, OSError, AttributionError, ModuleNotFoundError) as error:
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        sys.exit(commands.STOPPED)
+    except (ValueError, OSError, AttributionError, ModuleNotFoundError, jax.errors.JaxRuntimeError) as error:
         if debug:
             raise
-        missing = isinstance(error, ModuleNotFoundError)
-        sys.exit(f"{name}: {error}" + (" (pip install 'jaxame[data,ray]' has what commands need)" if missing else ""))
+        sys.exit(f"{name}: {_in_a_line(error)}")
+
+
+def _in_a_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error} (pip install 'jaxame[data,ray]' has what commands need)"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"needs a file or folder that is there and may be used; got {error.filename}: {error.strerror}"
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return f"needs more memory; take smaller batches or fewer queries. {str(error).splitlines()[0]}"
+    return "; ".join(str(error).splitlines())
 
 
 def demo_defaults(given: Sequence[str]) -> demo.Settings:

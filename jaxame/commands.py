@@ -169,7 +169,7 @@ def run(settings: RunSettings) -> None:
     """Train submodels into a folder; what is there already is kept."""
     shard = shard_of(settings.workers)
     game, made_by = make(settings.game, settings.set)
-    law, key = parse_law(settings.law), jax.random.key(settings.seed)
+    law, key = parse_law(settings.law), checks.seed(settings.seed)
     started = runs.start(
         settings.place,
         game,
@@ -209,13 +209,13 @@ def status(settings: StatusSettings) -> None:
 
 def attribute(settings: AttributeSettings) -> None:
     """Estimate the effects of all sources from a run, and select among them."""
-    checks.probability(settings.fdr, "fdr")
+    _check(settings)
     _attribute(settings, runs.open_run(settings.place), None)
 
 
 def query(settings: QuerySettings) -> None:
     """Do as `attribute` does for another query, from what a game with `keep=` left behind, without training."""
-    checks.probability(settings.fdr, "fdr")
+    _check(settings)
     asked, _ = make(settings.query, settings.set)
     opened = runs.open_run(settings.place)
     _attribute(settings, opened, opened.ask(asked, make_again(opened.manifest["made_by"])))
@@ -227,16 +227,23 @@ def _attribute(settings: AttributeSettings, opened: runs.Run, utilities: np.ndar
         result = opened.estimate(utilities, partial=settings.partial, copies=settings.copies, progress=progress)
     console.print(_table(result, settings))
     if settings.out is not None:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
         result.save(settings.out)
         console.print(f"Written to {settings.out}.", soft_wrap=True)
     result.check()
 
 
+def _check(settings: "AttributeSettings | ReportSettings") -> None:
+    """Check, before the work, what selecting and writing need after it."""
+    checks.probability(settings.fdr, "fdr")
+    checks.count(settings.copies, "copies")
+    knockoffs.require_alternative(settings.alternative)
+    if settings.out is not None:
+        checks.writable(settings.out, "--out")
+
+
 def report(settings: ReportSettings) -> None:
     """Write a report on a run for people who did not run it: one HTML file that needs nothing else."""
-    checks.probability(settings.fdr, "fdr")
-    knockoffs.require_alternative(settings.alternative)
+    _check(settings)
     opened = runs.open_run(settings.place)
     known = settings.out is not None or "://" not in settings.place
     checks.require(known, "--out FILE for a run that is not in a folder", settings.place)
@@ -287,6 +294,7 @@ def export(settings: ExportSettings) -> None:
 
     write = {".parquet": "to_parquet", ".csv": "to_csv"}.get(settings.out.suffix)
     checks.require(write is not None, "a file that ends in .parquet or .csv", settings.out)
+    checks.writable(settings.out, "the table")
     if settings.place.endswith(".npz"):
         from jaxame.attribution import load
 
@@ -297,7 +305,6 @@ def export(settings: ExportSettings) -> None:
         frame = pd.DataFrame(columns)
         if settings.out.suffix == ".parquet":
             frame["mask"] = list(masks)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
     getattr(frame, str(write))(settings.out, index=False)
     print(f"{len(frame):,} rows written to {settings.out}.")
 
@@ -316,7 +323,11 @@ def parse_law(text: str) -> Law:
     needs = f"a law such as grid:0.2,0.4 (one of {', '.join(_LAWS)})"
     checks.require(name in _LAWS, needs, text)
     try:
-        return _LAWS[name](*(float(value) for value in values.split(",")))
+        numbers = [float(value) for value in values.split(",")]
+    except ValueError as error:
+        raise ValueError(f"needs {needs}; got {text}: {error}") from error
+    try:
+        return _LAWS[name](*numbers)
     except TypeError as error:
         raise ValueError(f"needs {needs}; got {text}: {error}") from error
 
@@ -334,7 +345,8 @@ def shard_of(workers: Workers) -> tuple[int, int]:
     if workers.distributed == "auto":
         jax.distributed.initialize()
     else:
-        address, _, shard = workers.distributed.partition(",")
+        address, comma, shard = workers.distributed.partition(",")
+        checks.require(bool(comma), "--distributed to be auto or host:port,i/n", workers.distributed)
         number, of = _parse_shard(shard)
         jax.distributed.initialize(address, of, number)
     return jax.process_index(), jax.process_count()

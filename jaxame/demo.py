@@ -23,7 +23,7 @@ from jaxame import checks, data, environment, growth, queries
 from jaxame.attribution import Attribution
 from jaxame.console import StageProgress
 from jaxame.design import Design, Grid, sample_design
-from jaxame.estimators import estimate_ame, evaluate
+from jaxame.estimators import check_options, estimate_ame, evaluate
 from jaxame.knockoffs import Selection
 from jaxame.submodels import TrainingGame, mlp
 from jaxame.types import Items, Progress
@@ -261,7 +261,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     )
     checks.probability(settings.fdr, "fdr")
     checks.count(settings.copies, "copies")
-    checks.count(settings.folds, "folds", 2)
+    check_options(design, settings.copies, folds=settings.folds)
     for name, path in (("--out", settings.out / "summary.json"), ("--json", settings.json)):
         if path is not None:
             checks.writable(path, name)

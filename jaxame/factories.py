@@ -32,6 +32,7 @@ def make(factory: str, arguments: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"needs a function {name} in a module {module}; got {error}") from error
+    checks.require(callable(function), f"a function {name} in a module {module}", checks.describe(function))
     try:
         inspect.signature(function).bind(**settings)
     except TypeError as error:

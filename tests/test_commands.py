@@ -89,9 +89,13 @@ def test_runs_go_on_and_grow(tmp_path, capsys):
         (("--law", "cauchy:1"), "needs a law such as grid:0.2,0.4"),
         (("--law", "beta:1"), "needs a law such as grid:0.2,0.4"),
         (("--law", "point:x"), "could not convert"),
+        (("--law", "uniform"), "needs a law such as grid:0.2,0.4 (one of grid, uniform, beta, point); got uniform: "),
+        (("--seed", 2**63), "needs seed between -2**63 and 2**63; got int 9223372036854775808"),
+        (("--distributed", "somewhere"), "needs --distributed to be auto or host:port,i/n; got somewhere"),
         (("--shard", "2/2"), "needs a shard i/n"),
         (("--shard", "1/2", "--ray"), "needs one of --shard"),
         (("--game", "run_games:nothing"), "needs a function nothing in a module run_games"),
+        (("--game", "run_games:NOTHING"), "needs a function NOTHING in a module run_games; got int 3"),
         (("--game", "no.such:game"), "needs a function game in a module no.such"),
         (("--game", "run_games"), "needs package.module:factory or one of"),
     ],
@@ -104,6 +108,60 @@ def test_errors_are_one_line_and_exit_with_1(tmp_path, words, message):
     assert text.startswith("jaxame run: ")
     assert message in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("attribute", "RUN", "--alternative", "up"), "needs alternative to be one of"),
+        (("attribute", "RUN", "--copies", 0), "needs copies to be an integer >= 1; got int 0"),
+        (("attribute", "RUN", "--out", "RUN"), "needs --out to be a file that can be written; got"),
+        (("report", "RUN", "--out", "RUN/manifest.json/report.html"), "needs --out in a folder that can be made; got"),
+        (("export", "RUN", "RUN/manifest.json/table.csv"), "needs the table in a folder that can be made; got"),
+        (("export", "RUN/none.npz", "table.csv"), "none.npz: No such file or directory"),
+        (("export", "RUN/cut.npz", "table.csv"), "cut.npz, which is not one (BadZipFile)"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_and_before_the_work(tmp_path, monkeypatch, words, message):
+    start(tmp_path, "--quiet")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs.Run, "estimate", lambda *_, **__: pytest.fail("estimated"))
+    with pytest.raises(SystemExit) as caught:
+        command(*(str(word).replace("RUN", str(tmp_path)) for word in words))
+    text = str(caught.value.code)
+    assert text.startswith(f"jaxame {words[0]}: needs ")
+    assert message in text
+    assert "\n" not in text
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (jaxame.AttributionError("query 0: no\nquery 1: no"), "jaxame x: query 0: no; query 1: no"),
+        (FileNotFoundError(2, "No such file", "a.npz"), "jaxame x: needs a file or folder .*; got a.npz: No such file"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB\nmore"), "jaxame x: needs more memory; .* 9 GB$"),
+    ],
+)
+def test_errors_of_several_lines_take_one(error, message):
+    with pytest.raises(SystemExit, match=message):
+        cli.with_errors_in_a_line("jaxame x", False, raising(error))
+    with pytest.raises(type(error)):
+        cli.with_errors_in_a_line("jaxame x", True, raising(error))
+
+
+def test_an_interrupted_command_says_so(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.with_errors_in_a_line("jaxame demo", False, raising(KeyboardInterrupt()))
+    assert caught.value.code == commands.STOPPED
+    assert capsys.readouterr().err == "jaxame demo: stopped\n"
 
 
 def test_debug_shows_where_an_error_came_from(tmp_path):
