@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike
 
 from jaxame import checks
@@ -148,11 +149,9 @@ def cv_curve(
     ax.fill_between(penalty, error - se, error + se, color=BLUE, alpha=0.25, linewidth=0, label="one standard error")
     ax.plot(penalty, error, color=BLUE)
     for at, style, name in ((at_min, "--", "min"), (at_1se, ":", "1se")):
-        label = rf"$\lambda_{{\mathrm{{{name}}}}}$ = {penalty[at]:.2g}"
+        label = f"lambda_{name} = {penalty[at]:.2g}"
         ax.axvline(penalty[at], color="black", linewidth=1, linestyle=style, label=label)
-    ax.set_xscale("log")
-    ax.invert_xaxis()
-    ax.set_xlabel(r"penalty $\lambda$, falling")
+    _penalty_axis(ax)
     ax.set_ylabel(f"held-out squared error\n({unit}, squared)")
     ax.legend(frameon=False)
     return ax
@@ -184,9 +183,7 @@ def path(
         if lines:
             lines[0].set_label(f"{len(lines)} {label}")
     ax.axhline(0, color="black", linewidth=0.6)
-    ax.set_xscale("log")
-    ax.invert_xaxis()
-    ax.set_xlabel(r"penalty $\lambda$, falling")
+    _penalty_axis(ax)
     ax.set_ylabel(f"coefficient ({unit})")
     ax.legend(frameon=False)
     return ax
@@ -281,3 +278,12 @@ def stability(
 
 
 _BINS, _MOST_POINTS, _MANY = 8, 400, 12
+
+
+def _penalty_axis(ax: Axes) -> None:
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.invert_xaxis()
+    ax.set_xlabel("penalty, falling")

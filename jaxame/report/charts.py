@@ -116,13 +116,16 @@ def growth(num_submodels: Sequence[int], selected: Sequence[np.ndarray]) -> Char
         "The selection as submodels are added",
         f"Sources selected: {counts}. Of the last selection {kept} had been selected before.",
         "A selection that still changes from column to column needs more submodels.",
-        _svg(lambda ax: plot.stability(num_submodels, selected, ax=ax), height=3.4),
+        _svg(lambda ax: plot.stability(num_submodels, selected, ax=ax), 3.4, 0.62),
     )
 
 
-def _svg(draw: Callable[[Axes], Any], height: float = 2.9) -> str:
+def _svg(draw: Callable[[Axes], Any], height: float = 2.9, below: float = 0.48) -> str:
+    """Draw on axes of a height, with room below them, both in inches."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, height), layout="constrained")
+        figure = Figure(figsize=(5.2, height))
+        # Faster than a layout made for each: the page shows what sticks out, too.
+        figure.subplots_adjust(left=0.135, right=0.985, bottom=below / height, top=1 - 0.08 / height)
         draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True)
