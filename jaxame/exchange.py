@@ -1,8 +1,8 @@
 """Masks go out, utilities come back: how an estimator asks a game that lives in another environment.
 
 This file needs NumPy, of any version, and nothing of this package, so that the other environment needs neither it nor
-jax. One program starts the other (`start`) and is found by it (`to_starter`); they share a folder, and talk in lines of
-text over the standard streams of the one that was started. Either of them may be the one that asks:
+jax. One program starts the other (`start`) and is found by it (`to_starter`); they share a folder, and two pipes for
+lines of text, so that what a package prints is not in the way. Either of them may be the one that asks:
 
 1. It saves masks in the folder, bool `[m, N]`, as `.npy`, and writes the name of the file as a line.
 2. The other one loads them, saves utilities, float64 `[m, Q]`, as `.npy`, and writes the name of that file as a line.
@@ -27,8 +27,8 @@ from typing import IO, Any
 
 import numpy as np
 
-_FOLDER, _MODULE = "JAXAME_EXCHANGE", "jaxame_exchange"
-_ERROR_CHARACTERS = 2000
+_ADDRESS, _MODULE = "JAXAME_EXCHANGE", "jaxame_exchange"
+_CHARACTERS = 2000  # of what a program printed, in an error
 _SECONDS_TO_END = 10.0
 
 
@@ -121,11 +121,17 @@ class Channel:
 class _Started(Channel):
     """A channel to a program that this one started; says what became of it."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: IO[str], folder: Path, patience: float | None):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        super().__init__(process.stdin, process.stdout, folder)
-        self._process, self._errors, self._patience = process, errors, patience
+    def __init__(
+        self,
+        write: IO[str],
+        read: IO[str],
+        folder: Path,
+        process: subprocess.Popen[bytes],
+        printed: IO[str],
+        patience: float | None,
+    ):
+        super().__init__(write, read, folder)
+        self._process, self._printed, self._patience = process, printed, patience
 
     def _receive(self) -> str:
         late = threading.Event()
@@ -149,8 +155,8 @@ class _Started(Channel):
     def _ended(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_SECONDS_TO_END)
-        self._errors.seek(0)
-        return f"exit status {self._process.returncode}: {self._errors.read()[-_ERROR_CHARACTERS:]}"
+        self._printed.seek(0)
+        return f"exit status {self._process.returncode}: {self._printed.read()[-_CHARACTERS:]}"
 
 
 @contextlib.contextmanager
@@ -167,40 +173,52 @@ def start(
     Raises:
       OSError: if it cannot be started.
     """
-    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as errors:
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory())
+        printed = stack.enter_context(tempfile.TemporaryFile("w+"))
         shutil.copy(__file__, Path(name) / f"{_MODULE}.py")
-        own = {**os.environ, **(variables or {}), _FOLDER: name}
+        (from_it, its_write), (its_read, to_it) = os.pipe(), os.pipe()
+        read, write = stack.enter_context(os.fdopen(from_it)), os.fdopen(to_it, "w")
+        stack.callback(_close, write)
+        own = {**os.environ, **(variables or {}), _ADDRESS: json.dumps([its_write, its_read, name])}
         own["PYTHONPATH"] = os.pathsep.join(filter(None, [name, own.get("PYTHONPATH")]))
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(list(command), env=own, stdin=pipe, stdout=pipe, stderr=errors, text=True)
         try:
-            yield _Started(process, errors, Path(name), patience)
-            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
-                assert process.stdin is not None
-                process.stdin.close()
+            process = subprocess.Popen(
+                list(command),
+                env=own,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+                pass_fds=(its_write, its_read),
+            )
+        finally:
+            os.close(its_write)
+            os.close(its_read)
+        try:
+            yield _Started(write, read, Path(name), process, printed, patience)
+            _close(write)
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_SECONDS_TO_END)
         finally:
             process.kill()
             process.wait()
-            for stream in (process.stdin, process.stdout):
-                with contextlib.suppress(BrokenPipeError):
-                    assert stream is not None
-                    stream.close()
 
 
 def to_starter() -> Channel:
     """Return the channel to the program that started this one.
 
-    The standard streams are its from here on: what is printed goes to the stream of errors.
-
     Raises:
       ExchangeError: if this program was not started by `start`.
     """
-    folder = os.environ.get(_FOLDER, "")
-    _require(bool(folder), "a program that was started by jaxame.exchange.start", f"no variable {_FOLDER}")
-    write, read = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))
-    os.dup2(2, 1)
-    return Channel(write, read, Path(folder))
+    address = os.environ.get(_ADDRESS, "")
+    _require(bool(address), "a program that was started by jaxame.exchange.start", f"no variable {_ADDRESS}")
+    write, read, folder = json.loads(address)
+    return Channel(os.fdopen(write, "w"), os.fdopen(read), Path(folder))
+
+
+def _close(stream: IO[str]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # of a program that is gone
+        stream.close()
 
 
 def _require(condition: bool, needs: str, got: object) -> None:

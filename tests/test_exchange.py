@@ -21,6 +21,7 @@ HEAD = """
 import sys
 import numpy as np
 import jaxame_exchange
+print("not even before it is found", flush=True)
 assert not any(name.split(".")[0] in ("jax", "jaxame") for name in sys.modules)
 channel = jaxame_exchange.to_starter()
 N = 10
@@ -37,7 +38,7 @@ def serve(text, game=ADDITIVE, **options):
 
 
 MARGINS = """
-print("what a package prints is not for the other program")
+print("what a package prints is not in the way", flush=True)
 masks = np.concatenate([np.zeros((1, N), bool), np.eye(N, dtype=bool)])
 none, *ones = channel.ask(masks)
 both = channel.ask(np.arange(N)[None] < 2)
@@ -93,7 +94,7 @@ def test_a_trainer_elsewhere_is_a_game(tmp_path):
 
 
 REFUSED = {
-    "dies at once": ("sys.exit('no memory')", "exit status 1: no memory"),
+    "dies at once": ("sys.exit('no memory')", "exit status 1: not even before it is found\nno memory"),
     "dies while it asks": ("channel._send('1.masks.npy'); sys.exit(7)", "1.masks.npy"),
     "ends without an outcome": ("channel.ask(np.ones((1, N), bool))", "its end, exit status 0"),
     "half a line": ("channel._write.write('half')", "'half', and then its end"),
@@ -135,7 +136,9 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_answers_that_are_none_are_refused(name):
     answer, message = ANSWERS[name]
-    text = f"channel._receive(); np.save(channel._folder / 'u.npy', {answer}); channel._send('u.npy'); input()"
+    text = (
+        f"channel._receive(); np.save(channel._folder / 'u.npy', {answer}); channel._send('u.npy'); channel._receive()"
+    )
     with exchange.start(program(text), patience=30.0) as channel, pytest.raises(ExchangeError, match=message):
         channel.ask(np.ones((3, N), bool))
 

@@ -1,0 +1,85 @@
+"""OpenDataVal's experiments, with ours as a `DataEvaluator` beside its own.
+
+`python -m benchmarks.environments opendataval DIR` makes the environment that it needs; then
+`python -m benchmarks.opendataval --json FILE`. OpenDataVal trains all models, in its environment; ours asks it to, by
+`jaxame.exchange`, and estimates in this one.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import records
+from jaxame import checks, exchange
+
+PYTHON = "JAXAME_OPENDATAVAL_PYTHON"
+_ROOT = Path(__file__).parents[1]
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_ACCURACY = "remove_{}_influential_first_accuracy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to run."""
+
+    seeds: int = 4
+    """Each has a split, label noise and subsets of its own."""
+    num_train: int = 300
+    """Digits to value, a fifth of them with a wrong label."""
+    num_valid: int = 200
+    """Digits that utilities are measured on, a fifth of them with a wrong label, too."""
+    num_test: int = 1000
+    """Digits that the experiments measure on."""
+    num_models: int = 2000
+    """Models that every evaluator trains, but for KNNShapley, LeaveOneOut and RandomEvaluator."""
+    json: Path | None = None
+    """File for the records."""
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run all seeds and return what goes into the JSON file."""
+    python = os.environ.get(PYTHON, "")
+    checks.require(Path(python).is_file(), f"{PYTHON} to name a Python with OpenDataVal", checks.describe(python))
+    outcomes = [run(settings, seed, python) for seed in range(checks.count(settings.seeds, "seeds", 2))]
+    runs = [outcome["found"] for outcome in outcomes]
+    return {
+        "records": [{"evaluator": name} | summarise([found[name] for found in runs]) for name in runs[0]],
+        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k != "json"},
+        "versions_there": outcomes[0]["versions"],
+        "runs": runs,
+    }
+
+
+def run(settings: Settings, seed: int, python: str) -> dict[str, Any]:
+    """Run the experiments of one seed in the other environment."""
+    sizes = {name: getattr(settings, name) for name in ("num_train", "num_valid", "num_test", "num_models")}
+    command = [python, "-m", "benchmarks.opendataval_worker"]
+    job = {"seed": seed, "python": sys.executable, **sizes}
+    variables = {"PYTHONPATH": str(_ROOT), **_ONE_THREAD}
+    with exchange.start([*command, json.dumps(job)], variables=variables) as channel:
+        return channel.answer(lambda masks: masks, 0)  # it asks nothing
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Return means over seeds of what the experiments found for one evaluator, and their standard errors."""
+    fifth = len(runs[0]["corrupt_found"]) // 5  # steps of OpenDataVal's that make a fifth of the data
+    least, most = (_ACCURACY.format(which) for which in ("least", "most"))
+    of_seeds = {
+        "wrong labels in lowest fifth": [found["corrupt_found"][fifth] for found in runs],
+        "F1": [found["kmeans_f1"][0] for found in runs],
+        "accuracy without lowest fifth": [found[least][fifth] for found in runs],
+        "accuracy without highest fifth": [found[most][fifth] for found in runs],
+        "seconds": [found["seconds"] for found in runs],
+    }
+    means = {name: float(np.mean(values)) for name, values in of_seeds.items()}
+    errors = {f"{name}, se": float(np.std(values, ddof=1) / len(runs) ** 0.5) for name, values in of_seeds.items()}
+    return {name: value for both in zip(means.items(), errors.items(), strict=True) for name, value in both}
+
+
+if __name__ == "__main__":
+    records.run(Settings, main, __doc__)
