@@ -27,7 +27,7 @@ _ACCURACY = "remove_{}_influential_first_accuracy"
 class Settings:
     """What to run."""
 
-    seeds: int = 4
+    seeds: int = 5
     """Each has a split, label noise and subsets of its own."""
     num_train: int = 300
     """Digits to value, a fifth of them with a wrong label."""
@@ -35,7 +35,7 @@ class Settings:
     """Digits that utilities are measured on, a fifth of them with a wrong label, too."""
     num_test: int = 1000
     """Digits that the experiments measure on."""
-    num_models: int = 2000
+    num_models: int = 1000
     """Models that every evaluator trains, but for KNNShapley, LeaveOneOut and RandomEvaluator."""
     json: Path | None = None
     """File for the records."""

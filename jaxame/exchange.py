@@ -165,6 +165,8 @@ def start(
 ) -> Iterator[Channel]:
     """Start a program, in an environment of its own, and yield the channel to it; at the end it is gone.
 
+    Not on Windows, where programs inherit no pipes. What the program prints is kept for errors to show the end of.
+
     Args:
       command: the program and its arguments, such as `["/elsewhere/bin/python", "trainer.py"]`.
       patience: seconds to wait for a line of it; by default as long as it takes.
