@@ -1,7 +1,8 @@
-"""Tables, and games of other packages, in and out; arrays need nothing, as all functions here take DLPack.
+"""Tables, and games of other packages, in and out.
 
-Results go out as NumPy arrays, which every array library takes, and as a pandas DataFrame (`Attribution.to_dataframe`),
-which `polars.from_pandas` takes.
+Arrays need nothing of this: `jaxame.foreign_design` and `jaxame.estimate_ame` take those of any library with DLPack, as
+what a game returns may be. Results go out as NumPy arrays, which every array library takes, and as a pandas DataFrame
+(`Attribution.to_dataframe`), which `polars.from_pandas` takes.
 """
 
 import dataclasses
@@ -23,8 +24,6 @@ from jaxame.estimators import Game, call, rows_per_call
 from jaxame.foreign import foreign_design
 from jaxame.laws import Law
 from jaxame.manifest import law_from_json
-
-_NEEDS_PLAYERS = "num_sources, for a function without n_players"
 
 
 def from_table(table: Any, *, law: Law | None = None, paired: bool = False) -> tuple[Design, np.ndarray]:
@@ -78,7 +77,7 @@ def _read(table: Any) -> Any:
 
 def _column(columns: Any, name: str) -> Any:
     checks.require(name in columns.column_names, f"a column {name!r}", columns.column_names)
-    return columns.column(name).combine_chunks()
+    return columns.column(name)
 
 
 def _masks(columns: Any) -> np.ndarray:
@@ -87,17 +86,18 @@ def _masks(columns: Any) -> np.ndarray:
     is_list = str(getattr(column.type, "value_type", None)) == "bool"
     checks.require(is_list, "a column 'mask' of lists of booleans", column.type)
     lengths = require_extra("pyarrow.compute", "data").list_value_length(column).unique().to_pylist()
-    inside = column.flatten()
-    whole = inside.null_count == 0 and len(lengths) == 1 and lengths[0] is not None
-    checks.require(whole, "masks of one length, without gaps", f"lengths {lengths}, {inside.null_count} gaps")
-    return inside.to_numpy(zero_copy_only=False).reshape(len(column), lengths[0])
+    parts = [chunk.flatten() for chunk in column.chunks]
+    gaps = sum(part.null_count for part in parts)
+    whole = gaps == 0 and len(lengths) == 1 and lengths[0] is not None
+    checks.require(whole, "masks of one length, without gaps", f"lengths {lengths}, {gaps} gaps")
+    return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]).reshape(len(column), lengths[0])
 
 
 def _numbers(columns: Any, name: str) -> np.ndarray:
     """A column in float64, NaN where it is empty."""
     column = _column(columns, name)
     try:
-        return column.cast("float64").to_numpy(zero_copy_only=False)
+        return column.cast("float64").to_numpy()
     except ValueError as error:  # what pyarrow raises is one
         raise ValueError(f"needs column {name!r} of numbers; got {column.type}") from error
 
@@ -144,7 +144,8 @@ def from_shapiq(game: Any, num_sources: int | None = None) -> MaskGame:
     """
     checks.require(callable(game), "a shapiq.Game, or a function of coalitions", checks.describe(game))
     number = getattr(game, "n_players", num_sources)
-    checks.require(number is not None, _NEEDS_PLAYERS, checks.describe(game))
+    needs = "num_sources, for a function without n_players"
+    checks.require(number is not None, needs, checks.describe(game))
     return MaskGame(game, checks.count(number, "num_sources"))
 
 
