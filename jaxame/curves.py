@@ -148,7 +148,8 @@ def _basis(at: np.ndarray, p: np.ndarray, design: Design, degree: int) -> np.nda
     """Indicators of the values of `p`, or Legendre polynomials over its range, at `at [G]`; `[G, B]`."""
     levels = np.unique(p)
     if design.law.levels is not None:
-        return (np.asarray(at, np.float32)[:, None] == np.asarray(levels, np.float32)).astype(np.float64)
+        is_level = np.asarray(at, np.float32)[:, None] == np.asarray(levels, np.float32)
+        return np.asarray(is_level, np.float64)
     width = max(levels[-1] - levels[0], np.finfo(float).tiny)
     return np.polynomial.legendre.legvander(2 * (at - levels[0]) / width - 1, degree)
 

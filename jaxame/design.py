@@ -99,7 +99,8 @@ class Design:
             f"0 <= start < stop <= {self.num_submodels}",
             f"start {start}, stop {stop}",
         )
-        return _unpack(self.packed, start, stop - start, self.num_sources)
+        rows: jax.Array = _unpack(self.packed, start, stop - start, self.num_sources)
+        return rows
 
 
 @jax.tree_util.register_dataclass
@@ -117,7 +118,8 @@ class Parent:
 
     def gates(self) -> jax.Array:
         """Return whose parent is in, packed uint8 `[M, ceil(N/8)]`."""
-        return _gates(self.design.packed, self.index, self.design.num_sources)
+        gates: jax.Array = _gates(self.design.packed, self.index, self.design.num_sources)
+        return gates
 
 
 def nest(design: Design, parents: Design, index: np.ndarray) -> Design:
@@ -246,8 +248,8 @@ def redraw_masks(design: Design, key: jax.Array, num_copies: int) -> jax.Array:
     parts = [_row_keys(copy_key, jnp.arange(design.num_submodels), design.paired) for copy_key in copy_keys]
     row_keys, mirrored = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     packed = _draw_masks(row_keys, mirrored, jnp.tile(design.p, num_copies), design.num_sources)
-    packed = packed.reshape(num_copies, design.num_submodels, -1)
-    return packed if design.parent is None else packed & design.parent.gates()
+    copies: jax.Array = packed.reshape(num_copies, design.num_submodels, -1)
+    return copies if design.parent is None else copies & design.parent.gates()
 
 
 def _require_threefry(key: Any) -> None:
@@ -324,7 +326,8 @@ def _draw_masks(row_keys: jax.Array, mirrored: jax.Array, p: jax.Array, num_sour
         return jnp.packbits(jnp.where(mirror, ~u, u) < threshold, bitorder="little")
 
     rows_at_a_time = max(1, min(p.shape[0], _BLOCK_ELEMENTS // num_sources))
-    return jax.lax.map(draw_row, (row_keys, mirrored, p), batch_size=rows_at_a_time)
+    packed: jax.Array = jax.lax.map(draw_row, (row_keys, mirrored, p), batch_size=rows_at_a_time)
+    return packed
 
 
 @functools.partial(jax.jit, static_argnames="num_parents")
@@ -335,7 +338,8 @@ def _gates(packed: jax.Array, index: jax.Array, num_parents: int) -> jax.Array:
         return jnp.packbits(jnp.unpackbits(row, count=num_parents, bitorder="little")[index], bitorder="little")
 
     rows_at_a_time = max(1, min(packed.shape[0], _BLOCK_ELEMENTS // index.size))
-    return jax.lax.map(of_row, packed, batch_size=rows_at_a_time)
+    gates: jax.Array = jax.lax.map(of_row, packed, batch_size=rows_at_a_time)
+    return gates
 
 
 @functools.partial(jax.jit, static_argnames=("num_rows", "num_sources"))

@@ -155,7 +155,8 @@ def _training_variance(game: Game, design: Design, utilities: np.ndarray, repeat
     """Variance of the utility over keys of the game, `[Q]`, from the first rows, evaluated once more."""
     first = dataclasses.replace(design, p=design.p[:repeats], packed=design.packed[:repeats])
     again = evaluate(game, first, key=jax.random.fold_in(checks.typed_key(design.key), _REPEAT_STREAM))
-    return np.nanmean((again - utilities[:repeats]) ** 2, axis=0) / 2
+    variance: np.ndarray = np.nanmean((again - utilities[:repeats]) ** 2, axis=0) / 2
+    return variance
 
 
 def evaluate(

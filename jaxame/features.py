@@ -61,7 +61,8 @@ class MaskColumns:
             return jax.lax.dynamic_update_slice_in_dim(result, block + constant[:, None], i * size, axis=1)
 
         result = jnp.zeros((rows.shape[0], padded.shape[0]), rows.dtype)
-        return jax.lax.fori_loop(0, padded.shape[0] // size, fill, result)[:, : self.num_columns]
+        filled: Array = jax.lax.fori_loop(0, padded.shape[0] // size, fill, result)
+        return filled[:, : self.num_columns]
 
     def squares(self, weight: Float[Array, "M"]) -> Float[Array, "P"]:
         """`sum_m weight[m] x[m, j]^2` of every column."""
@@ -137,7 +138,7 @@ def _transpose_bits(packed: UInt8[Array, "M bytes"], num_columns: int) -> UInt8[
         block = jax.lax.dynamic_slice_in_dim(padded, start, width, axis=1)
         return jnp.packbits(_unpack(block, 8 * width).T, axis=1, bitorder="little")
 
-    blocks = jax.lax.map(of_block, jnp.arange(0, num_bytes, width))
+    blocks: Array = jax.lax.map(of_block, jnp.arange(0, num_bytes, width))
     return blocks.reshape(-1, blocks.shape[-1])[:num_columns]
 
 
@@ -209,7 +210,8 @@ def _nested_code(r: np.ndarray, parents: Design, finite: bool) -> Coding:
 def _intercepts(p: np.ndarray, finite: bool) -> np.ndarray:
     levels = np.unique(p)
     if finite:
-        return (p[:, None] == levels).astype(np.float64)
+        indicators: np.ndarray = (p[:, None] == levels).astype(np.float64)
+        return indicators
     centred = 2 * (p - levels[0]) / max(levels[-1] - levels[0], np.finfo(float).tiny) - 1
     return np.polynomial.legendre.legvander(centred, _POLYNOMIAL_DEGREE)
 
@@ -240,9 +242,9 @@ def exact_columns(design: Design, coding: Coding, index: np.ndarray, rows: slice
     """Return the columns of sources `index [A]` in float64, `[M, A]`, or some rows of them."""
     low, high = coding.low[rows, None], coding.high[rows, None]
     columns = (high - low) * _bits(design, index, rows)
-    if design.parent is None:
-        return low + columns
-    return low * _bits(design.parent.design, np.asarray(design.parent.index)[index], rows) + columns
+    if design.parent is not None:
+        low = low * _bits(design.parent.design, np.asarray(design.parent.index)[index], rows)
+    return np.asarray(low + columns)
 
 
 def _bits(design: Design, index: np.ndarray, rows: slice) -> np.ndarray:
@@ -260,7 +262,8 @@ def pair_products(design: Design, coding: Coding) -> Operator:
 
     def block(index: np.ndarray, pairs: slice) -> np.ndarray:
         x = exact_columns(design, coding, index, slice(2 * pairs.start, 2 * pairs.stop))
-        return x[0::2] * x[1::2]
+        products: np.ndarray = x[0::2] * x[1::2]
+        return products
 
     return _operator(block, design.num_submodels // 2, design.num_sources)
 

@@ -118,4 +118,5 @@ def bootstrap(
     problem = make_problem(mask_columns(design, coding), targets, weight, coding.z, None)
     unit = np.asarray(problem.unit, np.float64)
     fits = fit_near(problem, penalty / unit, coef / unit[:, None]) * unit[:, None]
-    return one_step(step_design(design, coding), targets, fits, weight).coef.std(axis=0, ddof=1)
+    spread: np.ndarray = one_step(step_design(design, coding), targets, fits, weight).coef.std(axis=0, ddof=1)
+    return spread

@@ -180,7 +180,8 @@ def _kernel(signs: np.ndarray, rates: np.ndarray) -> np.ndarray:
     product = np.ones((len(signs), len(signs)))
     for sign, rate in zip(signs.T, rates, strict=True):
         product *= 1 + rate * np.outer(sign, sign)
-    return product - 1 - (signs * rates) @ signs.T
+    kernel: np.ndarray = product - 1 - (signs * rates) @ signs.T
+    return kernel
 
 
 def _solve(matrix: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, float, int]:
@@ -197,6 +198,7 @@ def _effects(law: Law, weights: np.ndarray, signs: np.ndarray, rates: np.ndarray
     def at(p: np.ndarray) -> np.ndarray:
         factors = 1 + rates * signs * (2 * p[:, None, None] - 1)  # [J, C, s], positive as 0 < p < 1
         others = factors.prod(axis=2, keepdims=True) / factors - 1
-        return np.einsum("c,cs,jcs->js", weights, 2 * rates * signs, others)
+        effects: np.ndarray = np.einsum("c,cs,jcs->js", weights, 2 * rates * signs, others)
+        return effects
 
     return law.expectation(at)

@@ -42,7 +42,8 @@ def answer(query: Any, game: Keeper, kept: Mapping[str, np.ndarray]) -> np.ndarr
     if PARAMS in kept:
 
         def measure(params: Array) -> Array:
-            return query(game.predict, game.unravel(params))
+            values: Array = query(game.predict, game.unravel(params))
+            return values
 
         return _mapped(measure, kept[PARAMS], game.tile)
     points = game.kept_points
@@ -51,7 +52,8 @@ def answer(query: Any, game: Keeper, kept: Mapping[str, np.ndarray]) -> np.ndarr
     places = [_places(points, x) for x in _points_of(query)]
 
     def from_outputs(outputs: Array) -> Array:
-        return query.values([outputs[place] for place in places], _no_model, None)
+        values: Array = query.values([outputs[place] for place in places], _no_model, None)
+        return values
 
     return _mapped(from_outputs, kept["outputs"], game.tile)
 
@@ -69,7 +71,8 @@ def _mapped(measure: Callable[[Array], Array], rows: np.ndarray, size: int) -> n
 def _points_of(query: Any) -> tuple[np.ndarray, ...]:
     needs = 'a query of points, or keep="params" for a function of the model'
     checks.require(isinstance(query, queries.Query) and len(query.points) > 0, needs, checks.describe(query))
-    return query.points
+    points: tuple[np.ndarray, ...] = query.points
+    return points
 
 
 def _places(kept: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -87,13 +87,15 @@ def of_groups(columns: np.ndarray, groups: np.ndarray) -> np.ndarray:
       columns: `[..., N]`.
       groups: int `[N]` group of every source, from 0.
     """
-    return columns @ (groups[:, None] == np.arange(groups.max() + 1)).astype(float)
+    of_groups: np.ndarray = columns @ (groups[:, None] == np.arange(groups.max() + 1)).astype(float)
+    return of_groups
 
 
 def compete(columns: np.ndarray) -> np.ndarray:
     """Signed statistic `[N]` of the competition of each source (row 0) with its copies, `[1+c, N]`."""
     best = columns.max(axis=0)
-    return np.where(columns[0] > columns[1:].max(axis=0), best, -best)
+    signed: np.ndarray = np.where(columns[0] > columns[1:].max(axis=0), best, -best)
+    return signed
 
 
 def select(columns: np.ndarray, fdr: float, method: str = "knockoff+") -> Selection:

@@ -320,23 +320,23 @@ def _clip(p: jax.Array, eps: float) -> jax.Array:
 
 def _storable_probability(value: Any, name: str) -> float:
     """Return `value` if it is a probability that float32 keeps away from 0 and 1."""
-    value = checks.probability(value, name)
-    checks.require(
-        _SMALLEST_P <= value <= 1.0 - _SMALLEST_P, f"{name} at least 2^-24 from 0 and 1 (p is float32)", value
-    )
-    return value
+    p = checks.probability(value, name)
+    inside = _SMALLEST_P <= p <= 1.0 - _SMALLEST_P
+    checks.require(inside, f"{name} at least 2^-24 from 0 and 1 (p is float32)", p)
+    return p
 
 
 def _truncation(eps: Any) -> float:
     """Return `eps` as a float if a law can be cut off there."""
-    eps = checks.probability(eps, "eps")
-    checks.require(_SMALLEST_EPS <= eps < 0.5, f"eps in [{_SMALLEST_EPS:g}, 0.5)", eps)
-    return eps
+    cut = checks.probability(eps, "eps")
+    checks.require(_SMALLEST_EPS <= cut < 0.5, f"eps in [{_SMALLEST_EPS:g}, 0.5)", cut)
+    return cut
 
 
 def _log_density_of_logit(logit: np.ndarray, a: float, b: float) -> np.ndarray:
     """Return the log density of `logit p`, up to a constant, where `p` has density `p^(a-1) (1-p)^(b-1)`."""
-    return -a * np.logaddexp(0.0, -logit) - b * np.logaddexp(0.0, logit)
+    log_density: np.ndarray = -a * np.logaddexp(0.0, -logit) - b * np.logaddexp(0.0, logit)
+    return log_density
 
 
 def _from_tilted(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

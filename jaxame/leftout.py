@@ -41,4 +41,5 @@ def inclusion_p_values(p: np.ndarray, times_in: np.ndarray) -> np.ndarray:
     """Two-sided Chernoff bounds `[N]` for `times_in [N]` as sums of independent Bernoulli(`p [m]`)."""
     log_moment = np.log1p(p[:, None] * np.expm1(_TILTS)).sum(axis=0)
     log_tail = (log_moment[:, None] - _TILTS[:, None] * times_in).min(axis=0)
-    return np.minimum(1.0, 2 * np.exp(np.minimum(log_tail, 0.0)))
+    p_values: np.ndarray = np.minimum(1.0, 2 * np.exp(np.minimum(log_tail, 0.0)))
+    return p_values

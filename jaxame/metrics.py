@@ -46,7 +46,8 @@ def mislabel_auc(values: ArrayLike, mislabelled: ArrayLike) -> np.ndarray:
     mislabelled = _checked_labels(mislabelled, values.shape[1])
     right = np.count_nonzero(~mislabelled)
     above = stats.rankdata(values, axis=1)[:, ~mislabelled].sum(axis=1) - right * (right + 1) / 2
-    return above / (right * np.count_nonzero(mislabelled))
+    area: np.ndarray = above / (right * np.count_nonzero(mislabelled))
+    return area
 
 
 def mislabel_f1(values: ArrayLike, mislabelled: ArrayLike) -> np.ndarray:
@@ -67,7 +68,8 @@ def mislabel_f1(values: ArrayLike, mislabelled: ArrayLike) -> np.ndarray:
     """
     found = suspicious(values)
     mislabelled = _checked_labels(mislabelled, found.shape[1])
-    return 2 * (found & mislabelled).sum(axis=1) / (found.sum(axis=1) + mislabelled.sum())
+    score: np.ndarray = 2 * (found & mislabelled).sum(axis=1) / (found.sum(axis=1) + mislabelled.sum())
+    return score
 
 
 def suspicious(values: ArrayLike) -> np.ndarray:
@@ -95,7 +97,8 @@ def suspicious(values: ArrayLike) -> np.ndarray:
     below = apart.cumsum(axis=1)
     gap = below[:, :-1] / size - (below[:, -1:] - below[:, :-1]) / size[::-1]
     first_above = np.argmax(size * size[::-1] * gap**2, axis=1) + 1 if size.size else np.zeros(len(values), int)
-    return values - values[:, :1] < np.take_along_axis(apart, first_above[:, None], axis=1)
+    is_low: np.ndarray = values - values[:, :1] < np.take_along_axis(apart, first_above[:, None], axis=1)
+    return is_low
 
 
 def removal_curve(
@@ -187,7 +190,8 @@ def leave_one_out(game: Any, *, key: jax.Array, repeats: int = 1) -> np.ndarray:
     num_sources = checks.count(getattr(game, "num_sources", 0), "game.num_sources")
     masks = np.concatenate([np.ones((1, num_sources), bool), ~np.eye(num_sources, dtype=bool)])
     utilities = _measure(game, key, masks, repeats)
-    return utilities[:, :1] - utilities[:, 1:]
+    effects: np.ndarray = utilities[:, :1] - utilities[:, 1:]
+    return effects
 
 
 def leave_one_out_correlation(values: ArrayLike, effects: ArrayLike) -> np.ndarray:
@@ -281,7 +285,8 @@ def noise_ceiling(utilities: ArrayLike, *, num_averaged: int | None = None) -> n
     of_sum = np.square(ranks.sum(axis=0)).sum(axis=-1)
     single = np.maximum(2 * np.sin(np.pi / 6 * (of_sum - repeats) / (repeats * (repeats - 1))), 0.0)
     root = np.sqrt(averaged * single / (1 + (averaged - 1) * single))
-    return 6 / np.pi * np.arcsin(np.minimum(root, 1.0) / 2)
+    ceiling: np.ndarray = 6 / np.pi * np.arcsin(np.minimum(root, 1.0) / 2)
+    return ceiling
 
 
 def _curve(
@@ -307,7 +312,8 @@ def _curve(
     masks = (chosen ^ removed).reshape(-1, num_sources)
     utilities = _measure(game, key, masks, repeats).mean(axis=0).reshape(num_orders, len(fractions), -1)
     if num_orders == 1:
-        return utilities[0]
+        curve: np.ndarray = utilities[0]
+        return curve
     fits = utilities.shape[2] == num_orders
     checks.require(fits, f"values [{utilities.shape[2]}, N], as the game has queries, or [N]", checks.describe(values))
     return np.diagonal(utilities, axis1=0, axis2=2)
@@ -351,7 +357,8 @@ def _standardised_ranks(values: np.ndarray) -> np.ndarray:
     ranks = stats.rankdata(values, axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        return ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)
+        standardised: np.ndarray = ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)
+        return standardised
 
 
 def _checked_values(values: ArrayLike) -> np.ndarray:

@@ -30,7 +30,8 @@ def check_prior(prior: Any, num_queries: int, num_sources: int) -> np.ndarray:
 def prior_factors(scores: np.ndarray) -> np.ndarray:
     """Return the factors `mean score / score`, between 1/4 and 4, of scores `[Q, N]`; their unit does not matter."""
     mean = scores.mean(axis=1, keepdims=True)
-    return mean / np.clip(scores, mean / _LARGEST_FACTOR, mean * _LARGEST_FACTOR)
+    factor: np.ndarray = mean / np.clip(scores, mean / _LARGEST_FACTOR, mean * _LARGEST_FACTOR)
+    return factor
 
 
 def cross_validate_weighted(

@@ -47,13 +47,15 @@ class PlantedPower:
     @property
     def power(self) -> np.ndarray:
         """Share of the repeats in which it was found, `[E]`."""
-        return self.found.mean(axis=1)
+        share: np.ndarray = self.found.mean(axis=1)
+        return share
 
     @property
     def stderr(self) -> np.ndarray:
         """Standard error of `power` over the repeats, on these data; `[E]`."""
         share = (self.found.sum(axis=1) + 1) / (self.found.shape[1] + 2)  # not 0 where all or none are found
-        return np.sqrt(share * (1 - share) / self.found.shape[1])
+        error: np.ndarray = np.sqrt(share * (1 - share) / self.found.shape[1])
+        return error
 
 
 def plan(num_effects: int, num_sources: int, r2: float) -> int:
@@ -190,7 +192,8 @@ def estimate_r2(design: Design, utilities: ArrayLike) -> PilotR2:
         ) -> np.ndarray:
             """R2 from sums: pairs of units over their number, the mean square of a column, and the variance."""
             pairs = (np.asarray(sum_of_squares) - own) / (rows[0] ** 2 - rows[1])
-            return pairs / (np.asarray(moment) / rows[0]) / (np.asarray(variance) / rows[0])
+            share: np.ndarray = pairs / (np.asarray(moment) / rows[0]) / (np.asarray(variance) / rows[0])
+            return share
 
         everything = (total**2).sum()
         sums = own.sum(), moment.sum(), variance.sum()

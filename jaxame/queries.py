@@ -343,11 +343,11 @@ def _checked_weights(weights: Any) -> np.ndarray:
     is_number = np.issubdtype(given.dtype, np.floating) or np.issubdtype(given.dtype, np.integer)
     is_table = is_number and given.ndim in (1, 2) and given.size > 0
     checks.require(is_table, "weights [R, Q] or [Q]", checks.describe(given))
-    weights = np.atleast_2d(given).astype(np.float64)
-    largest = np.abs(weights).max(axis=1)
+    table: np.ndarray = np.atleast_2d(given).astype(np.float64)
+    largest = np.abs(table).max(axis=1)
     limits = np.finfo(np.float32)
     fits = (largest >= limits.tiny) & (largest <= limits.max)
     checks.require(
         bool(fits.all()), "finite weights, not all 0 in a row", f"rows with largest weights {largest.tolist()}"
     )
-    return weights
+    return table

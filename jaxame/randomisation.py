@@ -57,7 +57,8 @@ def randomisation_p_values(design: Design, targets: np.ndarray, key: jax.Array, 
 def _penalty(problem: Problem, coding: Coding, num_sources: int) -> np.ndarray:
     """Penalty `[Q]` that the gradients of a standardised target of nothing but noise would just not exceed."""
     weight = np.asarray(problem.weight, np.float64)
-    return np.sqrt(2 * np.log(num_sources) * (weight**2 @ coding.second_moment))
+    penalty: np.ndarray = np.sqrt(2 * np.log(num_sources) * (weight**2 @ coding.second_moment))
+    return penalty
 
 
 def _without(problem: Problem, penalty: np.ndarray, coef: np.ndarray, query: int, source: int) -> np.ndarray:
@@ -73,7 +74,8 @@ def _without(problem: Problem, penalty: np.ndarray, coef: np.ndarray, query: int
         unit=problem.unit[one],
     )
     near = np.where(np.arange(coef.shape[1]) == source, 0.0, coef[one])
-    return fit_near(alone, penalty[one], near)[0]
+    coefficients: np.ndarray = fit_near(alone, penalty[one], near)[0]
+    return coefficients
 
 
 def _residual(design: Design, coding: Coding, y: np.ndarray, support: np.ndarray) -> np.ndarray:

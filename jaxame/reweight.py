@@ -140,4 +140,5 @@ def _probability(p: np.ndarray, law: Law) -> np.ndarray:
     if law.levels is None:
         return law.density(p)
     points, weights = law.quadrature()
-    return (np.asarray(p, np.float32)[:, None] == np.asarray(points, np.float32)) @ weights
+    share: np.ndarray = (np.asarray(p, np.float32)[:, None] == np.asarray(points, np.float32)) @ weights
+    return share

@@ -94,12 +94,14 @@ class Run:
     @property
     def num_submodels(self) -> int:
         """`M`, whether done or not."""
-        return self.manifest["num_submodels"]
+        number: int = self.manifest["num_submodels"]
+        return number
 
     @property
     def num_sources(self) -> int:
         """`N`."""
-        return self.manifest["num_sources"]
+        number: int = self.manifest["num_sources"]
+        return number
 
     @property
     def place(self) -> str:
@@ -295,7 +297,7 @@ class Run:
 
     def _num_rows(self, chunk: int) -> int:
         rows = self._store.rows(chunk)
-        return rows.stop - rows.start
+        return int(rows.stop - rows.start)
 
     def _draw(self, rows: slice) -> tuple[Any, Any]:
         """`p` and packed masks of some rows."""

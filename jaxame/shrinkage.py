@@ -70,7 +70,8 @@ def _likelihood(d: np.ndarray, s: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Likelihood `[N, K]` of every part of the mixture, relative to the most likely one of the estimate."""
     variance = s[:, None] ** 2 + scales**2
     log_likelihood = -0.5 * (np.log(variance) + d[:, None] ** 2 / variance)
-    return np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
+    likelihood: np.ndarray = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
+    return likelihood
 
 
 def _scales(d: np.ndarray, s: np.ndarray) -> np.ndarray:

@@ -177,7 +177,8 @@ class Store:
             whole = isinstance(commit, dict) and commit.get("of_these") == _sum_of_text(commit.get("sha256"))
             if not whole:
                 raise ValueError("its sums are not those that were written")
-            return commit["sha256"]
+            sums: dict[str, str] = commit["sha256"]
+            return sums
 
     def damage(self, chunk: int, num_rows: int) -> str | None:
         """Say why the first rows of a committed chunk do not count, or return None if they do."""

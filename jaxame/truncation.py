@@ -1,5 +1,7 @@
 """What leaving out the ends of (0, 1) does to a Shapley value, and how much of them to leave out."""
 
+import math
+
 import numpy as np
 
 from jaxame import checks
@@ -13,7 +15,7 @@ def choose_eps(num_submodels: int) -> float:
     The variance of an estimate grows with `log(1 / eps)`, the bias of the truncation with `eps`; a bias in proportion
     to the standard error, which falls with the root of `num_submodels`, balances them.
     """
-    return min(_LARGEST_EPS, _PER_ROOT / np.sqrt(checks.count(num_submodels, "num_submodels")))
+    return min(_LARGEST_EPS, _PER_ROOT / math.sqrt(checks.count(num_submodels, "num_submodels")))
 
 
 def bias_bound(eps: float, utility_range: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -28,4 +30,5 @@ def bias_bound(eps: float, utility_range: np.ndarray, values: np.ndarray) -> np.
       utility_range: `[Q]` `R`, largest less smallest utility of any subset.
       values: `[Q, N]` the AME.
     """
-    return 2 * eps * (utility_range + np.abs(values).max(axis=1))
+    bound: np.ndarray = 2 * eps * (utility_range + np.abs(values).max(axis=1))
+    return bound

@@ -165,7 +165,8 @@ def _numbers_of_features(given: ArrayLike, num_sources: int, num_queries: int) -
 
 def _apart(columns: np.ndarray) -> np.ndarray:
     """Columns `[N, ...]` less their mean over sources."""
-    return columns - columns.mean(axis=0)
+    centred: np.ndarray = columns - columns.mean(axis=0)
+    return centred
 
 
 def _moments(found: Evaluations, weight: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +215,8 @@ def _constrained(gram: np.ndarray, moments: np.ndarray, total: float, on: np.nda
 def _residuals(found: Evaluations, values: np.ndarray, none: np.ndarray) -> np.ndarray:
     """Utilities less the fit, `[B, Q]`."""
     fitted = [masks @ values.T for masks, _ in found.blocks()]
-    return found.utilities - none - np.concatenate(fitted)
+    unexplained: np.ndarray = found.utilities - none - np.concatenate(fitted)
+    return unexplained
 
 
 def _sandwich(found: Evaluations, inverse: np.ndarray, score: np.ndarray, paired: bool) -> np.ndarray:

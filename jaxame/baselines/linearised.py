@@ -80,7 +80,8 @@ class Linearised:
 
         def of_chunk(rows: jax.Array) -> jax.Array:
             losses = functools.partial(self._losses, rows=rows)
-            return jax.vmap(lambda direction: jax.jvp(losses, (params,), (direction,))[1])(directions)
+            slopes: jax.Array = jax.vmap(lambda direction: jax.jvp(losses, (params,), (direction,))[1])(directions)
+            return slopes
 
         found = jnp.moveaxis(jax.lax.map(of_chunk, self.rows), 0, 1)
         return found.reshape(len(found), -1)[:, : self.num_examples]
@@ -93,7 +94,8 @@ class Linearised:
             gradient = jax.grad(lambda p: self._losses(p, row[None])[0])(params)
             return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
 
-        return jax.lax.map(jax.vmap(of_one), self.rows).reshape(-1)[: self.num_examples]
+        of_all: jax.Array = jax.lax.map(jax.vmap(of_one), self.rows).reshape(-1)[: self.num_examples]
+        return of_all
 
     def curvature(self, params: Params, vector: Params) -> Params:
         """Return the Gauss-Newton matrix of the mean training loss times a vector; for use within `jax.jit`."""
@@ -115,7 +117,8 @@ class Linearised:
             return self.apply(p, self.x[rows])
 
         def slope(out: jax.Array) -> jax.Array:
-            return jax.grad(lambda o: jnp.sum(weight * self.loss(o, self.y[rows])))(out)
+            slope: jax.Array = jax.grad(lambda o: jnp.sum(weight * self.loss(o, self.y[rows])))(out)
+            return slope
 
         out, moved = jax.jvp(outputs, (params,), (vector,))
         return jax.vjp(outputs, params)[1](jax.jvp(slope, (out,), (moved,))[1])[0]
@@ -153,7 +156,8 @@ def project(vectors: Params, key: jax.Array, size: int) -> jax.Array:
         return total + jnp.matmul(part, signs, precision="highest"), None
 
     total = jax.lax.scan(add, jnp.zeros((len(flat), size)), jnp.arange(num_blocks))[0]
-    return total / np.sqrt(size)
+    scaled: jax.Array = total / np.sqrt(size)
+    return scaled
 
 
 def norms(vectors: Params) -> jax.Array:

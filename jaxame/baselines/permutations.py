@@ -136,7 +136,8 @@ def _sparsest(signs: np.ndarray, measured: np.ndarray, noise: float) -> np.ndarr
         warnings.simplefilter("ignore", ConvergenceWarning)  # few sums may not tell sources apart
         coef = lars_path(signs, measured, method="lasso")[2]
     left = np.linalg.norm(measured[:, None] - signs @ coef, axis=0)
-    return coef[:, np.argmax(left <= max(noise * np.linalg.norm(measured), left.min()))]
+    sparsest: np.ndarray = coef[:, np.argmax(left <= max(noise * np.linalg.norm(measured), left.min()))]
+    return sparsest
 
 
 def _marginals(game: Any, key: jax.Array, budget: int, at_once: int) -> tuple[np.ndarray, Budget, np.ndarray]:

@@ -161,11 +161,13 @@ def _ridge(size: np.ndarray, along: np.ndarray, spread: np.ndarray, number: floa
     left = spread - 2 * (coef * along).sum(axis=2) + (size * coef**2).sum(axis=2)
     degrees = 1 + (size / (size + alpha)).sum(axis=2)
     best = np.argmin(left / np.maximum(1 - degrees / number, 1 / number) ** 2, axis=0)
-    return coef[best, np.arange(len(along))]
+    chosen: np.ndarray = coef[best, np.arange(len(along))]
+    return chosen
 
 
 def _affine(intercept: np.ndarray, mean: np.ndarray, slope: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    return intercept + (masks - mean) @ slope.T
+    predicted: np.ndarray = intercept + (masks - mean) @ slope.T
+    return predicted
 
 
 def _trees(found: Evaluations, fold: np.ndarray, rng: np.random.Generator) -> _Fits:

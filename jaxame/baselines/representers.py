@@ -62,7 +62,8 @@ def representer_points(
     def scores(own: np.ndarray, asked: np.ndarray) -> np.ndarray:
         layer = LogisticRegression(C=weight, fit_intercept=False, tol=1e-8, max_iter=10_000).fit(own, y)
         missing = (y[:, None] == classes) - layer.predict_proba(own)
-        return weight * missing[:, np.searchsorted(classes, asked_y)].T * (asked @ own.T)
+        parts: np.ndarray = weight * missing[:, np.searchsorted(classes, asked_y)].T * (asked @ own.T)
+        return parts
 
     return _mean(game, key, budget, asked_x, features, "representer points", scores, penalty=penalty)
 
@@ -95,7 +96,8 @@ def feature_similarity(
     sign = np.where(game.data.y == asked_y[:, None], 1.0, -1.0)
 
     def scores(own: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        return sign * (_of_norm_1(asked) @ _of_norm_1(own).T)
+        values: np.ndarray = sign * (_of_norm_1(asked) @ _of_norm_1(own).T)
+        return values
 
     return _mean(game, key, budget, asked_x, features, "feature similarity", scores)
 

@@ -20,14 +20,16 @@ Params = Any
 def checked(game: Any) -> TrainingGame:
     """Return a game that trains."""
     checks.require(isinstance(game, TrainingGame), "a TrainingGame, as its model is looked into", type(game).__name__)
-    return game
+    trained: TrainingGame = game
+    return trained
 
 
 def with_labels(game: Any) -> TrainingGame:
     """Return a game that trains on labels."""
-    y = checked(game).data.y
+    trained = checked(game)
+    y = trained.data.y
     checks.require(y.ndim == 1 and np.issubdtype(y.dtype, np.integer), "integer labels [n]", checks.describe(y))
-    return game
+    return trained
 
 
 def trained(

@@ -63,7 +63,8 @@ def _column(table: Any, name: str, kinds: Sequence[str], where: str) -> list[Any
     kind = re.sub(r"\d+$", "", str(column.type))
     checks.require(kind in kinds, f"column {name!r} of {where} to be {' or '.join(kinds)}", column.type)
     checks.require(column.null_count == 0, f"no empty cell in column {name!r} of {where}", column.null_count)
-    return column.to_pylist()
+    cells: list[Any] = column.to_pylist()
+    return cells
 
 
 def _pixels(images: Sequence[bytes], shape: tuple[int, ...], where: str) -> tuple[np.ndarray, str]:

@@ -112,7 +112,8 @@ def _fewer(few: int, many: int, p: np.ndarray) -> np.ndarray:
     of_few, of_many = (binomial_pmf(np.arange(n + 1), n, p[:, None]) for n in (few, many))
     more = of_many[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # more than 0, 1, ... many - 1
     both = min(few + 1, many)
-    return (of_few[:, :both] * more[:, :both]).sum(axis=1)
+    probability: np.ndarray = (of_few[:, :both] * more[:, :both]).sum(axis=1)
+    return probability
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

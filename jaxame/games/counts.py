@@ -45,7 +45,8 @@ class CountGame:
         """Return utilities float32 `[m, 1]` of masks bool `[m, N]`; `keys` are not used."""
         del keys
         masks = valid_masks(masks, self.num_sources)
-        return _count_utility(masks, np.array(self.members), self.levels.astype(np.float32))
+        utilities: jax.Array = _count_utility(masks, np.array(self.members), self.levels.astype(np.float32))
+        return utilities
 
     def ame(self, law: Law) -> np.ndarray:
         """Return the AME under `law`: float64 `[N]`, in the unit of the levels."""

@@ -108,16 +108,14 @@ def distinct_sources(indices: Sequence[int], num_sources: int, name: str) -> tup
 
 def valid_masks(masks: Any, num_sources: int) -> jax.Array:
     """Return masks as a device array, requiring bool `[m, N]`."""
-    masks = jnp.asarray(masks)
-    checks.require(
-        masks.ndim == 2 and masks.shape[1] == num_sources and masks.dtype == bool,
-        f"masks bool [m, {num_sources}]",
-        checks.describe(masks),
-    )
-    return masks
+    given = jnp.asarray(masks)
+    fits = given.ndim == 2 and given.shape[1] == num_sources and given.dtype == bool
+    checks.require(fits, f"masks bool [m, {num_sources}]", checks.describe(given))
+    return given
 
 
 def binomial_pmf(count: np.ndarray | int, trials: np.ndarray | int, p: np.ndarray) -> np.ndarray:
     """Return `P(Binomial(trials, p) = count)` in float64, by way of logarithms."""
     log_choose = special.gammaln(trials + 1) - special.gammaln(count + 1) - special.gammaln(trials - count + 1)
-    return np.exp(log_choose + special.xlogy(count, p) + special.xlog1py(trials - count, -p))
+    probability: np.ndarray = np.exp(log_choose + special.xlogy(count, p) + special.xlog1py(trials - count, -p))
+    return probability

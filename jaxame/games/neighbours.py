@@ -83,7 +83,8 @@ class NearestNeighbours:
         """Return utilities float32 `[m, Q]` of masks bool `[m, N]`; `keys` are not used."""
         del keys
         masks = valid_masks(masks, self.num_sources)
-        return _share_right(masks, self._order, self._right, self.num_neighbours)
+        utilities: jax.Array = _share_right(masks, self._order, self._right, self.num_neighbours)
+        return utilities
 
     def ame(self, law: Law) -> np.ndarray:
         """Return the AME under `law`: float64 `[Q, N]`, a difference of probabilities."""
@@ -105,7 +106,8 @@ def _share_right(masks: jax.Array, order: jax.Array, right: jax.Array, num_neigh
         counts = is_in & (jnp.cumsum(is_in, axis=1) <= num_neighbours) & parts[1]
         return counts.sum(axis=1) / num_neighbours
 
-    return jax.lax.map(of_point, (order, right)).T.astype(jnp.float32)
+    utilities: jax.Array = jax.lax.map(of_point, (order, right)).T.astype(jnp.float32)
+    return utilities
 
 
 def _has_room(num_sources: int, num_neighbours: int, p: np.ndarray) -> np.ndarray:

@@ -53,15 +53,14 @@ class Additive:
     @property
     def num_sources(self) -> int:
         """`N`."""
-        return self.weights.shape[-1]
+        return int(self.weights.shape[-1])
 
     def __call__(self, keys: jax.Array, masks: jax.Array) -> jax.Array:
         """Return utilities float32 `[m, Q]` of masks bool `[m, N]`; `keys` are not used."""
         del keys
-        weights = np.atleast_2d(self.weights).T.astype(np.float32)
-        return _linear_utility(
-            valid_masks(masks, self.num_sources), weights, np.atleast_2d(self.bias).astype(np.float32)
-        )
+        weights, bias = (np.atleast_2d(part).astype(np.float32) for part in (self.weights, self.bias))
+        utilities: jax.Array = _linear_utility(valid_masks(masks, self.num_sources), weights.T, bias)
+        return utilities
 
     def ame(self, law: Law) -> np.ndarray:
         """Return the AME under any `law`: the weights, float64 `[N]` or `[Q, N]` as they were given."""
@@ -109,14 +108,16 @@ class UnanimitySum:
         """Return utilities float32 `[m, 1]` of masks bool `[m, N]`; `keys` are not used."""
         del keys
         masks = valid_masks(masks, self.num_sources)
-        return _unanimity_utility(masks, self._membership(), self.weights.astype(np.float32))
+        utilities: jax.Array = _unanimity_utility(masks, self._membership(), self.weights.astype(np.float32))
+        return utilities
 
     def ame(self, law: Law) -> np.ndarray:
         """Return the AME under `law`: float64 `[N]`, in the unit of the weights."""
         membership = self._membership()
         sizes = membership.sum(axis=1)
         moments = law.expectation(lambda p: p[:, None] ** np.arange(max(1, sizes.max())))
-        return (self.weights * moments[np.maximum(sizes - 1, 0)]) @ membership
+        values: np.ndarray = (self.weights * moments[np.maximum(sizes - 1, 0)]) @ membership
+        return values
 
 
 @jax.jit

@@ -104,11 +104,13 @@ class TwoLevel:
 
     def _done(self, r: np.ndarray) -> np.ndarray:
         """`E[h(K_v)]` of every user that is in, `[J, V]` at `r [J]`."""
-        return 1 - (1 - self.saturation * r[:, None]) ** self._num_responsible()
+        done: np.ndarray = 1 - (1 - self.saturation * r[:, None]) ** self._num_responsible()
+        return done
 
     def _step(self, r: np.ndarray) -> np.ndarray:
         """What one responsible post of every user adds to `h(K_v)`, `[J, V]` at `r [J]`."""
-        return self.saturation * (1 - self.saturation * r[:, None]) ** (self._num_responsible() - 1)
+        step: np.ndarray = self.saturation * (1 - self.saturation * r[:, None]) ** (self._num_responsible() - 1)
+        return step
 
     def _num_responsible(self) -> np.ndarray:
         return np.bincount(self.user[list(self.responsible)], minlength=self.num_users)

@@ -145,7 +145,8 @@ def _solve(data: _Data, alphas: np.ndarray, fold: np.ndarray | None, options: _O
 
 def _largest_penalty(gradient: np.ndarray, positive: bool) -> np.ndarray:
     """Smallest penalties that hold all coefficients at 0 against gradients `[P, Q]`, `[Q]`."""
-    return np.maximum(gradient if positive else np.abs(gradient), 0.0).max(axis=0)
+    steepest: np.ndarray = np.maximum(gradient if positive else np.abs(gradient), 0.0).max(axis=0)
+    return steepest
 
 
 def _penalty_at_zero(data: _Data, positive: bool) -> float:
@@ -166,7 +167,8 @@ def _dual_gap(data: _Data, coef: np.ndarray, alpha: float, positive: bool) -> np
     steepest = _largest_penalty(data.x.T @ (data.weight[:, None] * residual), positive)
     scale = np.minimum(along / np.where(square > 0, square, 1.0), alpha / np.maximum(steepest, alpha * _RESOLUTION))
     gap = square / 2 + alpha * np.abs(coef).sum(axis=1) - scale * along + scale**2 * square / 2
-    return np.maximum(gap, 0.0)
+    no_negative: np.ndarray = np.maximum(gap, 0.0)
+    return no_negative
 
 
 class _Split(NamedTuple):
@@ -226,7 +228,8 @@ def _read_weights(sample_weight: Any, num_rows: int) -> np.ndarray:
     weight = check_array(sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight")
     require(weight.shape == (num_rows,), f"sample_weight [{num_rows}]", describe(weight))
     require((weight >= 0).all() and weight.any(), "sample_weight >= 0, not all zero", f"a sum of {weight.sum()}")
-    return weight / weight.sum()
+    shares: np.ndarray = weight / weight.sum()
+    return shares
 
 
 class _LinearModel(RegressorMixin, BaseEstimator):
@@ -265,7 +268,8 @@ class _LinearModel(RegressorMixin, BaseEstimator):
         """Predict the targets of rows `X [M, P]`: `[M]`, or `[M, Q]` if `y` had two axes in `fit`."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return X @ self.coef_.T + self.intercept_
+        predicted: np.ndarray = X @ self.coef_.T + self.intercept_
+        return predicted
 
 
 class Lasso(MultiOutputMixin, _LinearModel):

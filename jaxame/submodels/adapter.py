@@ -109,7 +109,8 @@ def _from_nnx(make: Callable[..., Any], sample: jax.ShapeDtypeStruct, lowering: 
         return nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param)
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, params)(x)
+        outputs: jax.Array = nnx.merge(graphdef, params)(x)
+        return outputs
 
     return Model(init, apply)
 
@@ -127,7 +128,7 @@ def _from_linen(module: flax.linen.Module, sample: jax.ShapeDtypeStruct, lowerin
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         outputs: Any = module.apply({"params": params}, x)
-        return outputs
+        return jnp.asarray(outputs)
 
     return Model(init, apply)
 

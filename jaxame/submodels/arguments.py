@@ -43,7 +43,7 @@ def checked_groups(groups: Any, num_examples: int) -> np.ndarray:
     used = np.unique(groups)
     is_dense = np.array_equal(used, np.arange(len(used)))
     checks.require(is_dense, "groups numbered 0 to N-1, each in use", f"{len(used)} numbers, {used[0]} to {used[-1]}")
-    return groups.astype(np.int32)
+    return np.asarray(groups, np.int32)
 
 
 def check_loss(recipe: Recipe, x: np.ndarray, y: np.ndarray) -> None:
@@ -90,17 +90,17 @@ def checked_num_queries(recipe: Recipe, query: Callable[[Apply, Params], jax.Arr
     values = jax.eval_shape(lambda key: query(model.apply, model.init(key)), jax.random.key(0))
     is_vector = hasattr(values, "ndim") and values.ndim == 1 and values.size > 0
     checks.require(is_vector, "a query that returns a vector [Q] with Q >= 1", checks.describe(values))
-    return values.size
+    return int(values.size)
 
 
 def checked_rows(keys: Any, masks: Any, num_sources: int, impl: str) -> np.ndarray:
     """Return `masks` on the host after checking that it and `keys`, of the kind `impl`, make `m` rows."""
-    masks = np.asarray(masks)
-    is_mask = masks.dtype == np.bool_ and masks.ndim == 2 and masks.shape[1] == num_sources
-    checks.require(is_mask, f"masks to be a bool array [m, {num_sources}]", checks.describe(masks))
+    given: np.ndarray = np.asarray(masks)
+    is_mask = given.dtype == np.bool_ and given.ndim == 2 and given.shape[1] == num_sources
+    checks.require(is_mask, f"masks to be a bool array [m, {num_sources}]", checks.describe(given))
     is_keys = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    is_keys = is_keys and keys.shape == masks.shape[:1]
-    checks.require(is_keys, f"typed keys [{len(masks)}], one per row of masks", checks.describe(keys))
+    is_keys = is_keys and keys.shape == given.shape[:1]
+    checks.require(is_keys, f"typed keys [{len(given)}], one per row of masks", checks.describe(keys))
     kind = str(jax.random.key_impl(keys))
     checks.require(kind == impl, f"keys of the same kind as shared_key, {impl}", kind)
-    return masks
+    return given

@@ -35,7 +35,8 @@ def _of_equation(equation: Any) -> int:
     out = equation.outvars[0].aval.shape if equation.outvars else ()
     if name == "dot_general":
         contracted = equation.params["dimension_numbers"][0][0]
-        return 2 * math.prod(out) * math.prod(shapes[0][axis] for axis in contracted)
+        products: int = 2 * math.prod(out) * math.prod(shapes[0][axis] for axis in contracted)
+        return products
     if name == "conv_general_dilated":
         return _of_convolution(equation, shapes[1], out)
     times = equation.params.get("length", 1) if name == "scan" else 1
@@ -48,4 +49,5 @@ def _of_convolution(equation: Any, kernel: tuple[int, ...], out: tuple[int, ...]
     numbers = equation.params["dimension_numbers"]
     features = kernel[numbers.rhs_spec[0]]
     dilation = math.prod(equation.params["lhs_dilation"])
-    return 2 * math.prod(out) * math.prod(kernel) // (features * dilation)
+    products: int = 2 * math.prod(out) * math.prod(kernel) // (features * dilation)
+    return products

@@ -217,10 +217,8 @@ class TrainingGame:
         masks = arguments.checked_rows(keys, masks, self.num_sources, self._impl)
         nothing = np.zeros((0, self.num_queries), np.float32), self._nothing_kept
         rounds = self._with_memory(lambda: [jax.tree.map(fetch, part) for part in self._dispatched(keys, masks)])
-        measured: tuple[np.ndarray, dict[str, np.ndarray]] = jax.tree.map(
-            lambda *parts: np.concatenate(parts)[: len(masks)], nothing, *rounds
-        )
-        return measured
+        utilities, kept = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(masks)], nothing, *rounds)
+        return utilities, kept
 
     @property
     def kept_shapes(self) -> dict[str, tuple[int, ...]]:

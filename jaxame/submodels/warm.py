@@ -81,4 +81,5 @@ def _spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     centred = [rank - rank.mean(axis=0) for rank in ranks]
     norms = np.sqrt(np.prod([np.square(part).sum(axis=0) for part in centred], axis=0))
     with np.errstate(invalid="ignore"):
-        return (centred[0] * centred[1]).sum(axis=0) / norms
+        correlation: np.ndarray = (centred[0] * centred[1]).sum(axis=0) / norms
+        return correlation
