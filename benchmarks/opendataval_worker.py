@@ -54,7 +54,7 @@ class Jaxame(DataEvaluator, ModelMixin):
             indices = mask.nonzero()[0].tolist()
             model = self.pred_model.clone()
             model.fit(Subset(self.x_train, indices), Subset(self.y_train, indices), *args, **kwargs)
-            return self.evaluate(self.y_valid, model.predict(self.x_valid))
+            return float(self.evaluate(self.y_valid, model.predict(self.x_valid)))
 
         num_sources = len(self.x_train)
         sizes = {"num_sources": num_sources, "num_submodels": self.num_models}
