@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from jaxame import checks, knockoffs, notebook
 from jaxame.knockoffs import Selection
@@ -159,7 +159,7 @@ class Attribution:
           ValueError: for a level outside (0, 1), or if there are no standard errors.
         """
         level = checks.probability(level, "level")
-        half = stats.norm.ppf((1 + level) / 2) * self._with_stderr()
+        half = scipy.stats.norm.ppf((1 + level) / 2) * self._with_stderr()
         return self.debiased - half, self.debiased + half
 
     def p_values(self, alternative: str = "two-sided", *, exact: bool = False) -> np.ndarray:
@@ -187,7 +187,8 @@ class Attribution:
         stderr = self._with_stderr()
         # A target without any variance has no effect of any source, and no error.
         z = np.where(stderr > 0, self.debiased / np.where(stderr > 0, stderr, 1.0), 0.0)
-        tail = {"two-sided": 2 * stats.norm.sf(np.abs(z)), "greater": stats.norm.sf(z), "less": stats.norm.cdf(z)}
+        normal = scipy.stats.norm
+        tail = {"two-sided": 2 * normal.sf(np.abs(z)), "greater": normal.sf(z), "less": normal.cdf(z)}
         return tail[alternative]
 
     def q_values(self, alternative: str = "two-sided", *, exact: bool = False) -> np.ndarray:
@@ -199,7 +200,7 @@ class Attribution:
         References:
           Benjamini and Hochberg, JRSS B 57(1), 1995.
         """
-        return stats.false_discovery_control(self.p_values(alternative, exact=exact), axis=1)
+        return scipy.stats.false_discovery_control(self.p_values(alternative, exact=exact), axis=1)
 
     def efficient(self, total: np.ndarray, variance: np.ndarray | None = None) -> np.ndarray:
         """Return `values` shifted so that they sum to `total`, as Shapley values do (the axiom of efficiency).

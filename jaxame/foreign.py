@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.typing import ArrayLike
-from scipy import stats
 
 from jaxame import checks
 from jaxame.design import Design
@@ -118,7 +118,7 @@ def _check_sources(p: np.ndarray, masks: np.ndarray) -> None:
 
 def _check_rows(p: np.ndarray, masks: np.ndarray) -> None:
     num_in, num_sources = masks.sum(axis=1), masks.shape[1]
-    either = np.minimum(stats.binom.cdf(num_in, num_sources, p), stats.binom.sf(num_in - 1, num_sources, p))
+    either = np.minimum(scipy.stats.binom.cdf(num_in, num_sources, p), scipy.stats.binom.sf(num_in - 1, num_sources, p))
     worst = int(either.argmin())
     checks.require(
         bool(2 * either[worst] * len(p) >= _LEVEL),
@@ -186,6 +186,6 @@ def _checked_law(law: Law, p: np.ndarray) -> Law:
         mean, square = float(weights @ points**power), float(weights @ points ** (2 * power))
         spread = np.sqrt(max(square - mean**2, 0.0) / len(p))
         drawn = np.float64(p**power).mean()
-        fits = abs(drawn - mean) <= stats.norm.isf(_LEVEL / 4) * spread + _SAME_P
+        fits = abs(drawn - mean) <= scipy.stats.norm.isf(_LEVEL / 4) * spread + _SAME_P
         checks.require(bool(fits), f"p drawn from {law}, with a mean of p^{power} near {mean:.4g}", f"{drawn:.4g}")
     return law
