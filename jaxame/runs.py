@@ -470,7 +470,10 @@ def _keep(design: Design, store: Store, manifest: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM came, for `Run.train`; the second one interrupts at once."""
+    """Yield a function that says whether SIGINT or SIGTERM came, for `Run.train`.
+
+    The second one interrupts at once, by `KeyboardInterrupt`.
+    """
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
