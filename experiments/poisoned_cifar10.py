@@ -44,7 +44,7 @@ import numpy as np
 import optax
 
 from experiments import records
-from jaxame import checks, data, demo, estimate_ame, queries, runs
+from jaxame import checks, data, demo, estimate_ame, plot, queries, runs
 from jaxame.attribution import Attribution
 from jaxame.commands import STOPPED
 from jaxame.design import Grid
@@ -282,22 +282,16 @@ def check(found: list[dict[str, Any]]) -> None:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw precision and recall against `c`, a line per level."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharex=True, sharey=True, layout="constrained")
-    for ax, metric in zip(axes, ("precision", "recall"), strict=True):
-        for level, colour, marker in zip(LEVELS, ("#0072b2", "#d55e00", "#009e73"), "os^", strict=True):
-            own = [one for one in results["records"] if one["q"] == level]
-            label = f"q = {level:g}"
-            ax.plot([one["c"] for one in own], [one[metric] for one in own], marker + "-", color=colour, label=label)
+    """Draw precision and recall against the number of submodels, a panel per level."""
+    figure, axes = plt.subplots(1, len(LEVELS), figsize=(10, 3.4), sharey=True, layout="constrained")
+    for ax, level in zip(axes, LEVELS, strict=True):
+        own = [one for one in results["records"] if one["q"] == level]
+        submodels, precision, recall = ([one[name] for one in own] for name in ("num_submodels", "precision", "recall"))
+        plot.precision_recall(submodels, precision, recall, ax=ax)
         ax.set_xscale("log", base=2)
-        ax.set_xticks([one["c"] for one in own], [f"{one['c']}\n({one['num_submodels']:,})" for one in own])
-        ax.set_xlabel("c (submodels: c k log2 N)")
-        ax.set_title(f"{metric}, mean over {QUERIES} queries", fontsize=10)
-        ax.set_ylim(-0.03, 1.03)
-        ax.grid(linewidth=0.3)
-    axes[1].legend(frameon=False)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+        ax.set_xticks(submodels, [f"{one['num_submodels']:,}\nc = {one['c']}" for one in own])
+        ax.set_title(f"q = {level:g}, means over {QUERIES} queries", fontsize=10)
+    plot.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def open_chromium() -> Any:
     checks.require(bool(program and driver), "chromium and chromedriver", f"{program} and {driver}")
     options = webdriver.ChromeOptions()
     options.binary_location = str(program)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options=options, service=Service(str(driver)))
