@@ -125,6 +125,16 @@ def test_queries_that_find_nothing_say_why(tmp_path):
         assert reason[:1].upper() + reason[1:] in page.text
 
 
+def test_a_selection_by_p_values_is_told_as_one(made, tmp_path):
+    result = made[0].result
+    text = Page(result.report(tmp_path / "p.html", method="bh-approximate").read_text("utf-8")).text
+    found = result.select(0.1, method="bh-approximate")
+    assert f"{found.statistic[found.indices[0]]:.3g}" in text
+    assert "-log10 p" in text
+    assert "Benjamini and Hochberg" in text
+    assert "nockoff copies" not in text
+
+
 def test_failures_are_told(tmp_path):
     run = example(N, M)
     fails = np.asarray(run.design.masks())[:, 1]

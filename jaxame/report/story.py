@@ -15,8 +15,17 @@ from jaxame.report.charts import Chart
 from jaxame.types import Items, Status, SubmodelStatus
 
 _NEXT, _MOST_ROWS, _CURVES, _CURVE_ROWS = 10, 300, 5, 4
-_STATISTICS = {"bh": "-log10 p", "bh-approximate": "-log10 p"}
 VERBS = {"two-sided": ("changes", "change"), "greater": ("raises", "raise"), "less": ("lowers", "lower")}
+_BY_KNOCKOFFS = (
+    "competing with copies of itself that have no effect (knockoffs), the source was so much more important than they "
+    "that, at the rate asked for, it does not look like chance."
+)
+_BY_P_VALUES = (
+    "the effect is larger than chance makes it, by its p-value and the rate asked for (Benjamini and Hochberg)."
+)
+_NOT_SELECTED = (
+    "That a source is not selected does not show that it has no effect; more submodels find smaller effects."
+)
 Growth: TypeAlias = Sequence[tuple[int, Sequence[Selection]]]
 """Numbers of submodels, rising, each with the selection of every query from as many of them."""
 Table: TypeAlias = tuple[str, list[tuple[str, str]]]
@@ -55,9 +64,14 @@ class Told:
         return np.asarray(self.design.masks()).mean(axis=1)
 
     @property
+    def by_knockoffs(self) -> bool:
+        """Whether the selections come of a competition with knockoff copies, and not of p-values."""
+        return not self.method.startswith("bh")
+
+    @property
     def statistic(self) -> str:
         """What the statistics of the selections are called."""
-        return _STATISTICS.get(self.method, "statistic W")
+        return "statistic W" if self.by_knockoffs else "-log10 p"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,12 +183,7 @@ def reading(told: Told, has_intervals: bool) -> list[tuple[str, str]]:
     if has_intervals:
         terms.append(("95 % interval", "covers the AME of a source with about this probability, selected or not."))
     terms += [
-        (
-            "Selected",
-            "competing with copies of itself that have no effect (knockoffs), the source was important so much more "
-            "often than they that, at the rate asked for, it does not look like chance. That a source is not selected "
-            "does not show that it has no effect; more submodels find smaller effects.",
-        ),
+        ("Selected", f"{_BY_KNOCKOFFS if told.by_knockoffs else _BY_P_VALUES} {_NOT_SELECTED}"),
         ("Submodel", "the model, trained on a random subset. The effects are of training again and again, not on one."),
     ]
     return terms
@@ -264,10 +273,9 @@ def _charts(
     result: Any, told: Told, q: int, interval: tuple[np.ndarray, np.ndarray] | None, order: np.ndarray
 ) -> list[Chart]:
     selection, unit = told.selections[q], told.unit
-    found = [
-        charts.effects(result.debiased[q], selection, interval, unit),
-        charts.competition(selection, told.statistic),
-    ]
+    found = [charts.effects(result.debiased[q], selection, interval, unit)]
+    if told.by_knockoffs:
+        found.append(charts.competition(selection, told.statistic))
     if told.growth:
         found.append(charts.growth([many for many, _ in told.growth], [own[q].indices for _, own in told.growth]))
     # Contrasts come after the queries that were measured, and have no utilities of their own.
