@@ -106,17 +106,17 @@ class Attribution:
     @property
     def num_queries(self) -> int:
         """`Q`."""
-        return self.values.shape[0]
+        return int(self.values.shape[0])
 
     @property
     def num_sources(self) -> int:
         """`N`."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     @property
     def num_copies(self) -> int:
         """`c`."""
-        return self.importance.shape[2] - 1
+        return int(self.importance.shape[2]) - 1
 
     @property
     def warm_start(self) -> bool:
@@ -183,13 +183,15 @@ class Attribution:
             assert self.randomisation_p is not None
             greater, less = np.moveaxis(self.randomisation_p, 1, 0)
             both = np.minimum(1.0, 2 * np.minimum(greater, less))
-            return {"two-sided": both, "greater": greater, "less": less}[alternative]
+            exact_ones: np.ndarray = {"two-sided": both, "greater": greater, "less": less}[alternative]
+            return exact_ones
         stderr = self._with_stderr()
         # A target without any variance has no effect of any source, and no error.
         z = np.where(stderr > 0, self.debiased / np.where(stderr > 0, stderr, 1.0), 0.0)
         normal = scipy.stats.norm
         tail = {"two-sided": 2 * normal.sf(np.abs(z)), "greater": normal.sf(z), "less": normal.cdf(z)}
-        return tail[alternative]
+        approximate: np.ndarray = tail[alternative]
+        return approximate
 
     def q_values(self, alternative: str = "two-sided", *, exact: bool = False) -> np.ndarray:
         """Return q-values `[Q, N]`: the smallest false discovery rate at which Benjamini-Hochberg selects a source.
@@ -200,7 +202,8 @@ class Attribution:
         References:
           Benjamini and Hochberg, JRSS B 57(1), 1995.
         """
-        return scipy.stats.false_discovery_control(self.p_values(alternative, exact=exact), axis=1)
+        q_values: np.ndarray = scipy.stats.false_discovery_control(self.p_values(alternative, exact=exact), axis=1)
+        return q_values
 
     def efficient(self, total: np.ndarray, variance: np.ndarray | None = None) -> np.ndarray:
         """Return `values` shifted so that they sum to `total`, as Shapley values do (the axiom of efficiency).
@@ -234,7 +237,7 @@ class Attribution:
         sums = of_values.sum(axis=1)
         believed = sums / (sums + of_total)
         share = believed[:, None] * of_values / sums[:, None] + (1 - believed[:, None]) / self.num_sources
-        return self.values + (total - self.values.sum(axis=1))[:, None] * share
+        return np.asarray(self.values + (total - self.values.sum(axis=1))[:, None] * share)
 
     def _with_stderr(self) -> np.ndarray:
         checks.require(self.stderr is not None, "standard errors, which this estimator has not", "None")
@@ -292,16 +295,16 @@ class Attribution:
     def _p_of_query(self, alternative: str, exact: bool, query: int | str) -> np.ndarray:
         p = self.p_values(alternative, exact=exact)
         if isinstance(query, str) and query == "all":
-            return np.minimum(1.0, self.num_queries * p.min(axis=0))
-        return p[self._number(query)]
+            return np.asarray(np.minimum(1.0, self.num_queries * p.min(axis=0)))
+        return np.asarray(p[self._number(query)])
 
     def _of_query(self, columns: np.ndarray, query: int | str) -> np.ndarray:
         if isinstance(query, str) and query == "all":
             # A source without any effect is exchangeable with its copies in all queries at once, so any sum over
             # queries competes fairly. Each query counts alike, whatever its unit.
             largest = np.abs(self.importance).max(axis=(1, 2, 3), keepdims=True)
-            return (columns / np.where(largest > 0, largest, 1.0)).mean(axis=0)
-        return columns[self._number(query)]
+            return np.asarray((columns / np.where(largest > 0, largest, 1.0)).mean(axis=0))
+        return np.asarray(columns[self._number(query)])
 
     def _number(self, query: int | str) -> int:
         known = not isinstance(query, bool) and query in range(self.num_queries)

@@ -219,7 +219,7 @@ def full_model(game: TrainingGame, attacked: Attack, key: jax.Array) -> dict[str
     params = game.train(key, np.ones(game.num_sources, bool))
 
     def predicted(x: np.ndarray) -> np.ndarray:
-        return np.asarray(game.predict(params, x)).argmax(axis=1)
+        return np.asarray(game.predict(params, x).argmax(axis=1))
 
     return {
         "attack_success": float((predicted(attacked.triggered) == attacked.target).mean()),
@@ -229,7 +229,7 @@ def full_model(game: TrainingGame, attacked: Attack, key: jax.Array) -> dict[str
 
 def makes_sense(summary: dict[str, Any]) -> bool:
     """The smoke run's loose check: the attack works, and most of what is selected is to blame."""
-    return summary["attack_success"] > 0.5 and summary["precision"] > 0.5 and summary["recall"] > 0.2
+    return bool(summary["attack_success"] > 0.5 and summary["precision"] > 0.5 and summary["recall"] > 0.2)
 
 
 def score(selection: Selection, poisoned: np.ndarray) -> tuple[float, float]:

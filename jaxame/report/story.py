@@ -61,7 +61,7 @@ class Told:
     def share(self) -> np.ndarray:
         """Share of the sources in every subset, `[M]`."""
         assert self.design is not None
-        return np.asarray(self.design.masks()).mean(axis=1)
+        return np.asarray(self.design.masks().mean(axis=1))
 
     @property
     def by_knockoffs(self) -> bool:
