@@ -40,7 +40,8 @@ LAYERS = [
     ("__init__", "__main__"),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PACKAGES = {"data", "games", "submodels", "lasso", "baselines", "plot", "report"}  # their modules may import each other, without cycles
+# Their modules may import each other, without cycles.
+PACKAGES = {"data", "games", "submodels", "lasso", "baselines", "plot", "report"}
 IMPORTS_ONLY = {"lasso": {"checks", "types"}}  # what a package takes from outside of itself, if less than it might
 HEAVY = {"jinja2", "sklearn", "matplotlib", "pandas", "pyarrow", "PIL", "datasets", "tyro", "ray", "tensorstore"}
 # scipy itself is light, and loads these when they are first asked for.
