@@ -17,6 +17,7 @@ from rich.table import Table
 from jaxame import checks, cluster, growth, knockoffs, runs
 from jaxame.attribution import Attribution
 from jaxame.console import StageProgress, duration
+from jaxame.estimators import estimate_ame
 from jaxame.factories import make, make_again
 from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
 
@@ -251,9 +252,10 @@ def report(settings: ReportSettings) -> None:
     game = None if made_by is None else make_again(made_by)
     selecting: dict[str, Any] = {"fdr": settings.fdr, "alternative": settings.alternative}
     with StageProgress(Console(), settings.quiet) as progress:
-        result = opened.estimate(partial=settings.partial, copies=settings.copies, progress=progress)
-        design, utilities = opened.design(), opened.utilities()
-        earlier = growth.selections(design, utilities, copies=settings.copies, **selecting)
+        design, utilities = opened.finished(partial=settings.partial)
+        about = opened.manifest["game"] | getattr(game, "about", {})
+        result = estimate_ame(design, utilities, copies=settings.copies, about=about, progress=progress)
+    earlier = growth.selections(design, utilities, copies=settings.copies, **selecting)
     last = [result.select(query=q, **selecting) for q in range(result.num_queries)]
     path = result.report(
         settings.out or Path(settings.place) / "report.html",

@@ -215,6 +215,19 @@ class Run:
         Raises:
           ValueError: if rows are missing, saying how many; and as `estimate_ame` does.
         """
+        design, utilities = self.finished(utilities, partial=partial)
+        return estimate_ame(design, utilities, about=self.manifest["game"], progress=progress, **options)
+
+    def finished(self, utilities: np.ndarray | None = None, *, partial: bool = False) -> tuple[Design, np.ndarray]:
+        """Return what an estimate rests on: the design of the `m` rows that are done, and their utilities `[m, Q]`.
+
+        Args:
+          utilities: `[M, Q]` as from `ask`; by default those that the submodels were trained for.
+          partial: whether rows may be missing.
+
+        Raises:
+          ValueError: if rows are missing that may not be, saying how many.
+        """
         kept = np.ones(self.num_submodels, bool)
         for chunk in self.missing():
             kept[self._store.rows(chunk)] = False
@@ -222,8 +235,7 @@ class Run:
         checks.require(partial or bool(kept.all()), needs, f"{kept.sum()}")
         design = self.design()
         design = dataclasses.replace(design, p=design.p[kept], packed=design.packed[kept])
-        utilities = (self.utilities() if utilities is None else utilities)[kept]
-        return estimate_ame(design, utilities, about=self.manifest["game"], progress=progress, **options)
+        return design, (self.utilities() if utilities is None else utilities)[kept]
 
     def ask(self, query: Any, game: Any) -> np.ndarray:
         """Measure another query on the submodels that are done, from what was kept of them, without training.

@@ -100,6 +100,13 @@ def test_knockoffs_show_who_won_and_the_threshold(ax):
     assert len(lines.get("the source won", [])) == won.size
 
 
+def test_nothing_to_show_is_said(ax):
+    nothing = select(np.zeros((5, 20)), 0.2)
+    assert [text.get_text() for text in plot.knockoffs(nothing).texts] == ["nothing was important"]
+    none = [np.array([], int)] * 2
+    assert [text.get_text() for text in plot.stability([10, 20], none, ax=ax).texts] == ["nothing was selected"]
+
+
 def test_cv_curve_marks_both_penalties(ax):
     """By hand: the least error is 3 at penalty 2; within 1.2 of it is first 4, at penalty 4."""
     plot.cv_curve(PENALTY, ERROR, SE, ax=ax)

@@ -125,7 +125,10 @@ def knockoffs(
             ax.axhline(sign * selection.threshold, color="black", linewidth=0.8, linestyle="--", label=label)
     ax.set_xlabel("rank of the source by |W|")
     ax.set_ylabel(statistic)
-    ax.legend(frameon=False)
+    if order.size:
+        ax.legend(frameon=False)
+    else:
+        _say(ax, "nothing was important")
     return ax
 
 
@@ -270,6 +273,8 @@ def stability(
     counts = [f"{many:,}\n{len(own)} selected" for many, own in zip(np.asarray(num_submodels), selected, strict=True)]
     ax.set_xticks(range(len(selected)), counts)
     ax.set_yticks(range(len(order)), [f"{source}" for source in order], fontsize=7 if len(order) > _MANY else None)
+    if not order:
+        _say(ax, "nothing was selected")
     ax.set_xlim(-0.5, len(selected) - 0.5)
     ax.set_ylim(len(order) - 0.5 if order else 0.5, -0.5)
     ax.set_xlabel("submodels (dot: selected, cross: not)")
@@ -278,6 +283,11 @@ def stability(
 
 
 _BINS, _MOST_POINTS, _MANY = 8, 400, 12
+
+
+def _say(ax: Axes, text: str) -> None:
+    """Write in the middle of axes that have nothing to show."""
+    ax.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)
 
 
 def _penalty_axis(ax: Axes) -> None:

@@ -103,7 +103,7 @@ def by_size(share: np.ndarray, utility: np.ndarray, unit: str) -> Chart:
     return Chart(
         "Submodels by the size of their subset",
         f"Median utility: {medians[0]} in the smaller half of the subsets, {medians[1]} in the larger.",
-        "Every dot is a submodel (400 of them are drawn).",
+        "Every dot is a submodel (no more than 400 are drawn).",
         _svg(lambda ax: plot.utility_by_size(share, utility, unit=unit, ax=ax)),
     )
 

@@ -14,7 +14,7 @@ from jaxame.report import charts, items
 from jaxame.report.charts import Chart
 from jaxame.types import Items, Status, SubmodelStatus
 
-_NEXT, _MOST_ROWS, _CURVES, _CURVE_ROWS = 10, 300, 5, 4
+_NEXT, _MOST_ROWS, _CURVES, _FITTED, _CURVE_ROWS = 10, 300, 5, 16, 4
 VERBS = {"two-sided": ("changes", "change"), "greater": ("raises", "raise"), "less": ("lowers", "lower")}
 _BY_KNOCKOFFS = (
     "competing with copies of itself that have no effect (knockoffs), the source was so much more important than they "
@@ -280,7 +280,7 @@ def _charts(
         found.append(charts.growth([many for many, _ in told.growth], [own[q].indices for _, own in told.growth]))
     # Contrasts come after the queries that were measured, and have no utilities of their own.
     if told.design is not None and told.utilities is not None and q < told.utilities.shape[1]:
-        curve = _curve(told.design, told.utilities[:, q], order)
+        curve = _curve(told.design, told.utilities[:, q], order, result.debiased[q])
         found += [] if curve is None else [charts.curves(curve, 0, unit)]
         found.append(charts.by_size(told.share, told.utilities[:, q], unit))
     if result.cv_penalty is not None and np.isfinite(result.cv_penalty[:, q]).any():
@@ -289,12 +289,18 @@ def _charts(
     return [charts.named_apart(chart, f"q{q}c{number}-") for number, chart in enumerate(found)]
 
 
-def _curve(design: Design, utility: np.ndarray, order: np.ndarray) -> EffectCurve | None:
-    """Return the effect curves of the first sources, of as many as there are rows for."""
+def _curve(design: Design, utility: np.ndarray, order: np.ndarray, effects: np.ndarray) -> EffectCurve | None:
+    """Return the effect curves of the first sources; None if there are too few rows for any.
+
+    They are fitted beside those of the largest others, which else were noise.
+    """
     if design.parent is not None:
         return None
-    levels = design.law.levels
-    per_source = _CURVE_ROWS if levels is None else len(levels)
+    per_source = _CURVE_ROWS if design.law.levels is None else len(design.law.levels)
     units = int(np.unique(design.units[np.isfinite(utility)]).size)
-    number = min(_CURVES, order.size, units // (4 * per_source))
-    return effect_curve(design, utility[:, None], order[:number].tolist()) if number else None
+    largest = np.argsort(-np.abs(effects), kind="stable")
+    sources = np.array(list(dict.fromkeys([*order[:_CURVES], *largest])))[: min(_FITTED, units // (4 * per_source))]
+    if not sources.size:
+        return None
+    curve = effect_curve(design, utility[:, None], sources.tolist())
+    return EffectCurve(curve.p, curve.sources[:_CURVES], curve.values[:, :_CURVES], curve.stderr[:, :_CURVES])
