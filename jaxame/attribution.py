@@ -270,6 +270,19 @@ class Attribution:
         Raises:
           ValueError: for an unknown query, level, alternative, method or groups, or if what the method needs was not
             computed.
+
+        Example:
+          >>> import jax
+          >>> import jaxame
+          >>> from jaxame.design import Grid
+          >>> from jaxame.games import Additive
+          >>> game = Additive([2.0, 1.0] + [0.0] * 18)
+          >>> result = jaxame.ame(game, key=jax.random.key(0), num_submodels=100, law=Grid((0.1, 0.3, 0.5, 0.7, 0.9)))
+          >>> chosen = result.select(fdr=0.2, query=0)
+          >>> chosen.indices
+          array([0, 1])
+          >>> chosen.estimated_fdp <= 0.2
+          True
         """
         checks.require(method in METHODS, f"method to be one of {METHODS}", checks.describe(method))
         if method.startswith("bh"):
@@ -381,10 +394,21 @@ class Attribution:
         return pd.DataFrame(columns)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write everything to one `.npz` file at exactly `path`.
+        """Write everything to one `.npz` file at exactly `path`, which `jaxame.load` reads.
 
         Raises:
           ValueError: if an array holds Python objects, which could be kept by pickle only.
+
+        Example:
+          >>> import jax
+          >>> import jaxame
+          >>> from jaxame.design import Grid
+          >>> from jaxame.games import Additive
+          >>> game = Additive([2.0, 1.0] + [0.0] * 18)
+          >>> result = jaxame.ame(game, key=jax.random.key(0), num_submodels=100, law=Grid((0.1, 0.3, 0.5, 0.7, 0.9)))
+          >>> result.save("result.npz")
+          >>> jaxame.load("result.npz").num_sources
+          20
         """
         arrays = {name: value for name, value in _fields(self).items() if isinstance(value, np.ndarray)}
         objects = [name for name, value in arrays.items() if value.dtype.hasobject]
@@ -400,11 +424,22 @@ def _fields(result: Attribution) -> dict[str, Any]:
 
 
 def load(path: str | PathLike[str]) -> Attribution:
-    """Read an `Attribution` that `Attribution.save` wrote.
+    """Read an `Attribution` that `Attribution.save` wrote to `path`.
 
     Raises:
       ValueError: if the file holds something else or another version of the format.
       FileNotFoundError: if there is none.
+
+    Example:
+      >>> import jax
+      >>> import jaxame
+      >>> from jaxame.design import Grid
+      >>> from jaxame.games import Additive
+      >>> game = Additive([2.0, 1.0] + [0.0] * 18)
+      >>> result = jaxame.ame(game, key=jax.random.key(0), num_submodels=100, law=Grid((0.1, 0.3, 0.5, 0.7, 0.9)))
+      >>> result.save("result.npz")
+      >>> bool((jaxame.load("result.npz").values == result.values).all())
+      True
     """
     needs = f"a file written by {_FORMAT}.save"
     try:

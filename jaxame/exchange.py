@@ -89,7 +89,8 @@ class Channel:
             np.save(self._folder / name, utilities.reshape(len(masks), -1), allow_pickle=False)
             self._send(name)
         try:
-            return json.loads(line)
+            outcome: dict[str, Any] = json.loads(line)
+            return outcome
         except ValueError as error:
             raise ExchangeError(f"needs an outcome in JSON; got {line!r}") from error
 
@@ -104,7 +105,7 @@ class Channel:
     def _load(self, name: str) -> np.ndarray:
         _require(name == Path(name).name and name.endswith(".npy"), "the name of an .npy file in the folder", name)
         try:
-            return np.load(self._folder / name, allow_pickle=False)
+            return np.asarray(np.load(self._folder / name, allow_pickle=False))
         except (OSError, ValueError, EOFError) as error:
             raise ExchangeError(f"needs {name} to be an .npy file without Python objects; got {error}") from error
 

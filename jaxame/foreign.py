@@ -75,6 +75,19 @@ def foreign_design(
     Raises:
       ValueError: for masks or `p` of another shape or type, and for masks that such a mechanism would draw with a
         probability below one in a million, naming the source, row or pair.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> import jaxame
+      >>> rng = np.random.default_rng(0)
+      >>> p = rng.choice([0.1, 0.3, 0.5, 0.7, 0.9], 100)
+      >>> masks = rng.random((100, 20)) < p[:, None]
+      >>> design = jaxame.foreign_design(masks, p)
+      >>> utilities = 2.0 * masks[:, :1] + masks[:, 1:2]  # what was measured on each subset
+      >>> result = jaxame.estimate_ame(design, utilities, knockoff_key=jax.random.key(0))
+      >>> result.values[0, :2].round(2)
+      array([2., 1.])
     """
     masks = checks.array(masks)
     fits = masks.ndim == 2 and masks.dtype == bool and masks.shape[0] >= 2 + paired and masks.shape[1] > 0

@@ -97,7 +97,7 @@ def _numbers(columns: Any, name: str) -> np.ndarray:
     """A column in float64, NaN where it is empty."""
     column = _column(columns, name)
     try:
-        return column.cast("float64").to_numpy()
+        return np.asarray(column.cast("float64"), np.float64)
     except ValueError as error:  # what pyarrow raises is one
         raise ValueError(f"needs column {name!r} of numbers; got {column.type}") from error
 

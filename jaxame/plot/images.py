@@ -27,6 +27,9 @@ def thumbnails(
       colours: for each image that of its frame and caption, or None for black.
       columns: images in a row.
       ax: where to draw; a new figure by default.
+
+    Raises:
+      ValueError: if `columns` is not a positive integer, or there are more or fewer captions or colours than images.
     """
     columns = min(checks.count(columns, "columns"), max(len(images), 1))
     rows = -(-len(images) // columns)
@@ -51,6 +54,6 @@ def _thumbnail(image: np.ndarray, caption: str, colour: str | None, ax: Axes) ->
 
 
 def save(figure: Any, path: Any) -> None:
-    """Write a figure as PNG and close it."""
+    """Write a Matplotlib `figure` as PNG to `path` and close it."""
     figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)

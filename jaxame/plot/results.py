@@ -26,8 +26,8 @@ def values(
 
     Args:
       ame: `[N]` values, in `unit`.
-      selected: indices of the selected sources.
-      truth: indices of the sources known to be responsible, or None.
+      selected: `[S]` indices of the selected sources.
+      truth: `[T]` indices of the sources known to be responsible, or None.
       unit: what the values count.
       ax: where to draw; a new figure by default.
     """
@@ -58,11 +58,14 @@ def waterfall(
 
     Args:
       ame: `[N]` values, in `unit`.
-      selected: indices of the selected sources.
+      selected: `[S]` indices of the selected sources.
       interval: lower and upper bounds, `[N]` each, drawn as whiskers; or None.
       most: how many bars to draw: those furthest from 0. Where the others would stand there is a gap that says so.
       unit: what the values count.
       ax: where to draw; a new figure by default.
+
+    Raises:
+      ValueError: if `most` is not a positive integer.
     """
     ax = axes(ax, (6, 3))
     shown = np.sort(np.argsort(-np.abs(ame), kind="stable")[: checks.count(most, "most")])
@@ -103,6 +106,9 @@ def knockoffs(
       most: how many sources to draw, those furthest from 0.
       statistic: what the statistic is.
       ax: where to draw; a new figure by default.
+
+    Raises:
+      ValueError: if `most` is not a positive integer.
     """
     ax = axes(ax, (6, 3))
     w = selection.statistic
@@ -173,7 +179,7 @@ def path(
     Args:
       penalty: `[L]` penalties, falling; NaN after the path ended.
       coef: `[L, N]` coefficients, an array or a sparse one, such as `jaxame.lasso.CrossValidation.path` has.
-      selected: indices of the selected sources.
+      selected: `[S]` indices of the selected sources.
       unit: what the coefficients count.
       ax: where to draw; a new figure by default.
     """
@@ -258,9 +264,12 @@ def stability(
 
     Args:
       num_submodels: `[G]` numbers of submodels, rising.
-      selected: for each of them the selected sources, most important first.
+      selected: for each of them the selected sources `[S]`, most important first.
       most: how many sources to draw: those of the last selection, then others that had been selected.
       ax: where to draw; a new figure by default.
+
+    Raises:
+      ValueError: if `most` is not a positive integer.
     """
     ax = axes(ax, (6, 3))
     order = list(dict.fromkeys(int(source) for own in reversed(selected) for source in own))[
