@@ -27,7 +27,7 @@ import numpy as np
 from experiments import records
 from jaxame import demo
 from jaxame.design import Design, Grid, sample_design
-from jaxame.estimators import evaluate
+from jaxame.evaluation import evaluate
 
 
 @dataclasses.dataclass(frozen=True)

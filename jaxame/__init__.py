@@ -5,7 +5,8 @@ The chain is `design -> submodels -> utilities -> regression -> selection`; `ame
 
 from jaxame.attribution import Attribution, AttributionError, load
 from jaxame.curves import EffectCurve, effect_curve
-from jaxame.estimators import ame, estimate_ame, evaluate
+from jaxame.estimators import ame, estimate_ame
+from jaxame.evaluation import evaluate
 from jaxame.foreign import foreign_design
 from jaxame.knockoffs import Selection
 from jaxame.shapley_values import shapley

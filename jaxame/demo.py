@@ -23,7 +23,8 @@ from jaxame import checks, data, environment, growth, queries
 from jaxame.attribution import Attribution
 from jaxame.console import StageProgress
 from jaxame.design import Design, Grid, sample_design
-from jaxame.estimators import check_options, estimate_ame, evaluate
+from jaxame.estimators import check_options, estimate_ame
+from jaxame.evaluation import evaluate
 from jaxame.knockoffs import Selection
 from jaxame.submodels import TrainingGame, mlp
 from jaxame.types import Items, Progress

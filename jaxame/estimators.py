@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxame import checks, environment, inference, leftout, reweight, stopping
 from jaxame.attribution import Attribution
 from jaxame.design import Design, Law, redraw_masks, sample_design
+from jaxame.evaluation import Game, evaluate, num_sources_of
 from jaxame.features import Coding, MaskColumns, Operator, code, exact_operator, mask_columns
 from jaxame.lasso import (
     CrossValidation,
@@ -24,28 +24,13 @@ from jaxame.lasso import (
 )
 from jaxame.penalties import check_prior, cross_validate_weighted
 from jaxame.randomisation import randomisation_p_values
-from jaxame.types import Progress, Status, silent, submodel_status, tell, tell_utilities
+from jaxame.types import Progress, Status, silent, submodel_status
 from jaxame.values import estimate_values
 
-# Streams of a design's key besides its rows, which are numbered from 0.
-_GAME_STREAM, _FOLD_STREAM, _REPEAT_STREAM = 2**32 - 2, 2**32 - 3, 2**32 - 8
-_CHUNK = 1024
+# Streams of a design's key besides its rows, which are numbered from 0, and the game's (`jaxame.evaluation`).
+_FOLD_STREAM, _REPEAT_STREAM = 2**32 - 3, 2**32 - 8
 _DEFAULT_FOLDS = 10
 _LARGEST_GAP = 1e-4
-log = logging.getLogger(__name__)
-
-
-class Game(Protocol):
-    """Maps subsets to utilities. Called on the host with concrete arrays, chunk by chunk.
-
-    A game may have the attributes `chunk_size`, the number of rows it likes to be called with, and `about`, a mapping
-    that `json` can write, which the result then carries.
-    """
-
-    num_sources: int
-
-    def __call__(self, keys: jax.Array, masks: jax.Array) -> ArrayLike:
-        """Utilities `[m, Q]` of subsets `masks`, bool `[m, N]`, with randomness from typed keys `[m]`."""
 
 
 class Options(TypedDict, total=False):
@@ -127,7 +112,7 @@ def ame(
       >>> result.select(fdr=0.2, query=0).indices
       array([0, 1])
     """
-    draw = functools.partial(sample_design, key, law, num_sources=_num_sources(game), coding=coding, paired=paired)
+    draw = functools.partial(sample_design, key, law, num_sources=num_sources_of(game), coding=coding, paired=paired)
     design = draw(num_submodels=num_submodels)
     checks.count(repeats, "repeats", 0)
     checks.require(repeats <= num_submodels, f"repeats to be at most the {num_submodels} submodels", repeats)
@@ -157,71 +142,6 @@ def _training_variance(game: Game, design: Design, utilities: np.ndarray, repeat
     again = evaluate(game, first, key=jax.random.fold_in(checks.typed_key(design.key), _REPEAT_STREAM))
     variance: np.ndarray = np.nanmean((again - utilities[:repeats]) ** 2, axis=0) / 2
     return variance
-
-
-def evaluate(
-    game: Game, design: Design, *, key: jax.Array | None = None, start: int = 0, progress: Progress = silent
-) -> np.ndarray:
-    """Evaluate a game on the rows of a design.
-
-    Args:
-      game: maps masks to utilities.
-      design: `M` rows over the game's sources.
-      key: the game's randomness on row `i` depends on it and on `i` only; by default the design's.
-      start: the first row, below `M`.
-      progress: called after every chunk.
-
-    Returns:
-      Utilities `[M - start, Q]`.
-
-    Raises:
-      ValueError: if the game's sources are not those of the design, there is no key or no such row, or the game returns
-        another shape than `[m, Q]`.
-
-    Example:
-      >>> import jax
-      >>> import jaxame
-      >>> from jaxame.design import Grid, sample_design
-      >>> from jaxame.games import Additive
-      >>> design = sample_design(jax.random.key(0), Grid((0.1, 0.3, 0.5, 0.7, 0.9)), num_submodels=100, num_sources=20)
-      >>> jaxame.evaluate(Additive([2.0, 1.0] + [0.0] * 18), design).shape
-      (100, 1)
-    """
-    key = checks.typed_key(design.key if key is None else key)
-    checks.require(_num_sources(game) == design.num_sources, f"{design.num_sources} sources", game.num_sources)
-    num_rows = design.num_submodels
-    chunk = rows_per_call(game)
-    checks.require(checks.count(start, "start", 0) < num_rows, f"start below {num_rows}", start)
-    parts: list[np.ndarray] = []
-    tell(progress, "train", start=start, total=num_rows)
-    for first in range(start, num_rows, chunk):
-        stop = min(first + chunk, num_rows)
-        parts.append(call(game, key, design.masks(first, stop), first, parts[0].shape[1] if parts else None))
-        tell_utilities(progress, parts[-1])
-        progress("train", stop, num_rows)
-    return np.concatenate(parts)
-
-
-def rows_per_call(game: Game) -> int:
-    """Rows that a game likes to be called with."""
-    return checks.count(getattr(game, "chunk_size", _CHUNK), "game.chunk_size")
-
-
-def call(game: Game, key: jax.Array, masks: ArrayLike, first: int, num_queries: int | None) -> np.ndarray:
-    """Call a game on the rows of a run from number `first` on; utilities `[m, Q]`, of which `Q` may be known."""
-    number = np.shape(masks)[0]
-    utilities = checks.array(game(game_keys(key, first, number), jax.numpy.asarray(masks)))
-    width = "Q" if num_queries is None else num_queries
-    fits = utilities.ndim == 2 and len(utilities) == number and width in ("Q", utilities.shape[1])
-    checks.require(fits, f"the game to return [{number}, {width}]", list(utilities.shape))
-    return utilities
-
-
-@functools.partial(jax.jit, static_argnames="number")
-def game_keys(key: jax.Array, first: int, number: int) -> jax.Array:
-    """Return the keys that a game gets for rows of a run from number `first` on, `[number]`."""
-    game_key = jax.random.fold_in(key, _GAME_STREAM)
-    return jax.vmap(jax.random.fold_in, (None, 0))(game_key, first + jax.numpy.arange(number))
 
 
 def estimate_ame(
@@ -471,11 +391,6 @@ def _coefficient(
 
 
 _IMPORTANCE = {"entry": _entry, "coefficient": _coefficient}
-
-
-def _num_sources(game: Any) -> int:
-    checks.require(callable(game) and hasattr(game, "num_sources"), "a callable game with num_sources", type(game))
-    return checks.count(game.num_sources, "game.num_sources")
 
 
 def check_options(

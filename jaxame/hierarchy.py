@@ -21,7 +21,8 @@ from jax.typing import ArrayLike
 from jaxame import checks, knockoffs
 from jaxame.attribution import METHODS, Attribution
 from jaxame.design import Design, Law, nest, sample_design
-from jaxame.estimators import Game, Options, ame, check_options, estimate_ame, evaluate
+from jaxame.estimators import Options, ame, check_options, estimate_ame
+from jaxame.evaluation import Game, evaluate
 from jaxame.features import code, exact_operator
 from jaxame.knockoffs import Selection
 from jaxame.types import Progress, silent

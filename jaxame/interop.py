@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxame import checks, exchange
 from jaxame.data.parquet import require_extra
 from jaxame.design import CODINGS, Design
-from jaxame.estimators import Game, call, rows_per_call
+from jaxame.evaluation import Game, call, rows_per_call
 from jaxame.foreign import foreign_design
 from jaxame.laws import Law
 from jaxame.manifest import law_from_json

@@ -25,7 +25,8 @@ import numpy as np
 from jaxame import checks, environment
 from jaxame.attribution import Attribution
 from jaxame.design import Design, draw_rows, sample_design
-from jaxame.estimators import Game, Options, call, estimate_ame, game_keys, rows_per_call
+from jaxame.estimators import Options, estimate_ame
+from jaxame.evaluation import Game, call, game_keys, rows_per_call
 from jaxame.fingerprint import sum_of_arrays
 from jaxame.kept import answer
 from jaxame.laws import Law

@@ -10,7 +10,8 @@ import numpy as np
 from jaxame import checks, stopping, truncation
 from jaxame.attribution import Attribution
 from jaxame.design import TruncatedUniform
-from jaxame.estimators import Game, Options, ame
+from jaxame.estimators import Options, ame
+from jaxame.evaluation import Game
 from jaxame.types import Progress, Status, silent
 
 _ENDS_STREAM = 2**32 - 9  # of a design's key, as those in `jaxame.estimators`

@@ -13,7 +13,8 @@ import jaxame
 from jaxame import hierarchy, reweight
 from jaxame.curves import effect_curve
 from jaxame.design import Beta, Grid, PointMass, nest, redraw_masks, sample_design
-from jaxame.estimators import estimate_ame, evaluate
+from jaxame.estimators import estimate_ame
+from jaxame.evaluation import evaluate
 from jaxame.features import code, exact_columns, exact_operator, mask_columns, pair_products
 from jaxame.games import TwoLevel
 from jaxame.hierarchy import NestedDesign, Tree, estimate_nested, nested, sample_nested_design, two_stage

@@ -86,7 +86,7 @@ def test_a_run_answers_what_nobody_had_asked(tmp_path, keepers, name):
 
 
 def run_keys(run):
-    from jaxame.estimators import game_keys
+    from jaxame.evaluation import game_keys
 
     return game_keys(jax.random.key(2), 0, M)
 

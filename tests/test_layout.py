@@ -30,7 +30,7 @@ LAYERS = [
     ("foreign", "values", "kept", "plot"),
     ("report",),
     ("attribution", "planning"),
-    ("stopping",),
+    ("stopping", "evaluation"),
     ("estimators",),
     ("hierarchy", "baselines", "metrics", "shapley_values", "growth"),
     ("console", "runs", "interop"),

@@ -14,7 +14,7 @@ import pytest
 import tensorstore
 from helpers import GRID, assert_same
 
-from jaxame import estimators, runs
+from jaxame import evaluation, runs
 from jaxame.design import Beta, PointMass, TruncatedUniform, sample_design
 from jaxame.games import Threshold
 from jaxame.laws import Grid, Law
@@ -51,7 +51,7 @@ def design():
 
 @pytest.fixture(scope="module")
 def wanted(design):
-    return estimators.evaluate(Noisy(), design)
+    return evaluation.evaluate(Noisy(), design)
 
 
 def start(place, game=None, **changes):
@@ -107,7 +107,7 @@ def test_shards_share_a_run(tmp_path, paired):
         run = start(tmp_path, law=law, paired=paired, chunk_rows=15)
         run.train(Noisy(), chunks=run.shard(number, 3))
     design = sample_design(KEY, law, num_submodels=M, num_sources=N, paired=paired)
-    np.testing.assert_array_equal(run.utilities(), estimators.evaluate(Noisy(), design))
+    np.testing.assert_array_equal(run.utilities(), evaluation.evaluate(Noisy(), design))
     np.testing.assert_array_equal(run.design().packed, design.packed)
     assert run.how_far().done == M
     with pytest.raises(ValueError, match="shard"):
