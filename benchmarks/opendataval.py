@@ -3,6 +3,29 @@
 `python -m benchmarks.environments opendataval DIR` makes the environment that it needs; then
 `python -m benchmarks.opendataval --json FILE`. OpenDataVal trains all models, in its environment; ours asks it to, by
 `jaxame.exchange`, and estimates in this one.
+
+300 digits of scikit-learn's with a fifth of the labels wrong, and a fifth of those of the 200 digits that utilities
+(accuracy) are measured on; scikit-learn's logistic regression; 1,000 models for each evaluator (ours for Shapley values two more); means of 5 seeds
+with their standard errors. A fifth of the data, by OpenDataVal's `discover_corrupted_sample` and `remove_high_low`:
+
+                      wrong labels      test accuracy without       seconds
+                      in lowest fifth   lowest       highest
+  jaxame AME          .48 +- .03        .907         .808           42
+  jaxame Banzhaf      .55 +- .02        .913         .735           38
+  jaxame Shapley      .38 +- .03        .896         .814           41
+  AME                 .25 +- .04        .865         .857           20
+  DataBanzhaf         .54 +- .03        .909         .762           18
+  DataOob             .90 +- .01        .913         .869           32
+  InfluenceSubsample  .44 +- .03        .900         .767           25
+  KNNShapley          .89 +- .00        .917         .735            0
+  LeaveOneOut         .31 +- .04        .872         .804            8
+  RandomEvaluator     .23 +- .04        .867         .866            0
+
+So at 1,000 models ours find about twice the wrong labels that OpenDataVal's own AME does, and as many as its Banzhaf
+values. What does not go by way of accuracy on 200 digits, but looks at the labels themselves, finds far more: DataOob
+and KNNShapley. Seconds are on two cores that did other work too; with 8 models in place of 1,000 ours took 13 to 16,
+for start and compilation. All of it is in `results/opendataval.cpu-2-cores.json`, of jax 0.10.2 here, and there
+OpenDataVal 1.3.0 with numpy 1.25.2 and torch 2.1.2.
 """
 
 import dataclasses
