@@ -329,7 +329,7 @@ def scored(name: str, seed: int, settings: Settings) -> list[dict[str, Any]]:
             cell = {"data": name, "design": design, "level": level, "seed": seed}
             cell |= {"precision": right / chosen.size if chosen.size else None, "recall": right / truth.size}
             cell |= {"selected": chosen.size, "poisoned": truth.size, "num_submodels": number, "seconds": seconds}
-            if level == "user" and design == "two-stage":
+            if level == "user" and design == "two-stage" and not settings.smoke:
                 cell["clean_confirmed"] = confirmed(case, sizes, np.setdiff1d(chosen, truth), seed)
             cells.append(cell)
         print(f"{name}, {design}, seed {seed}: {seconds:.0f} s", flush=True)

@@ -52,6 +52,8 @@ class Settings:
     """Numbers of sources and of effects."""
     submodels: tuple[int, ...] = (500, 1000)
     """Numbers of rows at which ten effects just large enough are planted."""
+    games: tuple[str, ...] = tuple(GAMES)
+    """Games that are planned for."""
     factors: tuple[float, ...] = (2.0, 3.0, PLANNED)
     """Numbers of rows of the plans, times `k ln N / R2`."""
     most_rows: int = 2000
@@ -63,7 +65,7 @@ class Settings:
     repeats: int = 20
     """Sources planted in each of four times as many data sets as `designs`."""
     smoke: bool = False
-    """One size and few runs; ends with an error if a prediction is far off."""
+    """One size, one game and few runs; ends with an error if a prediction is far off."""
     json: Path | None = None
     """File for the records."""
 
@@ -80,7 +82,7 @@ def detectable(num_submodels: int, num_sources: int, k: int, fdr: float, power: 
 
 def trials(num_sources: int, k: int, settings: Settings) -> Iterator[tuple[dict[str, Any], Trial]]:
     """Yield what is tried at one size: the record so far, and the trial."""
-    for name in GAMES:
+    for name in settings.games:
         of = utility(name, k)
         members = of.levels.size - 1
         planned = planning.plan(members, num_sources, of.r2)
@@ -128,8 +130,8 @@ def _mean(found: np.ndarray) -> dict[str, float]:
 def main(settings: Settings) -> dict[str, Any]:
     """Run all trials and return the records."""
     if settings.smoke:
-        settings = dataclasses.replace(settings, sizes=((200, 10),), submodels=(400,), factors=(PLANNED,))
-        settings = dataclasses.replace(settings, designs=1, runs=3, repeats=5)
+        settings = dataclasses.replace(settings, sizes=((200, 10),), submodels=(400,), games=tuple(GAMES)[:1])
+        settings = dataclasses.replace(settings, factors=(PLANNED,), designs=1, runs=3, repeats=5)
     found: list[dict[str, Any]] = []
     for num_sources, k in settings.sizes:
         found += of_size(num_sources, k, settings)
