@@ -6,8 +6,8 @@
 
 300 digits of scikit-learn's with a fifth of the labels wrong, and a fifth of those of the 200 digits that utilities
 (accuracy) are measured on; scikit-learn's logistic regression; 1,000 models for each evaluator (ours for Shapley values
-two more); means of 5 seeds with their standard errors. A fifth of the data, by OpenDataVal's `discover_corrupted_sample`
-and `remove_high_low`:
+two more); means of 5 seeds with their standard errors. A fifth of the data, by OpenDataVal's own
+`discover_corrupted_sample` and `remove_high_low`:
 
                       wrong labels      test accuracy without       seconds
                       in lowest fifth   lowest       highest
