@@ -63,7 +63,9 @@ class Settings:
     runs: int = 5
     """Runs of everything on each."""
     repeats: int = 20
-    """Sources planted in each of four times as many data sets as `designs`."""
+    """Sources planted in each data set."""
+    data_sets: int = 8
+    """Data sets that sources are planted in."""
     smoke: bool = False
     """One size, one game and few runs; ends with an error if a prediction is far off."""
     json: Path | None = None
@@ -109,7 +111,7 @@ def added_source(settings: Settings) -> dict[str, Any]:
     of = detectable(ADDED["num_submodels"], sizes["num_sources"], sizes["num_effects"], 0.1, 0.5)
     effect = of.levels[1]
     planted, direct = [], []
-    for number in range(4 * settings.designs):
+    for number in range(settings.data_sets):
         design = draw_design(ADDED["num_sources"], number, ADDED["num_submodels"])
         data = plant(design, of, number, 1).utilities
         key = jax.random.key(number)
@@ -131,7 +133,7 @@ def main(settings: Settings) -> dict[str, Any]:
     """Run all trials and return the records."""
     if settings.smoke:
         settings = dataclasses.replace(settings, sizes=((200, 10),), submodels=(400,), games=tuple(GAMES)[:1])
-        settings = dataclasses.replace(settings, factors=(PLANNED,), designs=1, runs=3, repeats=5)
+        settings = dataclasses.replace(settings, factors=(PLANNED,), designs=1, runs=3, repeats=5, data_sets=2)
     found: list[dict[str, Any]] = []
     for num_sources, k in settings.sizes:
         found += of_size(num_sources, k, settings)

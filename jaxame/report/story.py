@@ -302,5 +302,8 @@ def _curve(design: Design, utility: np.ndarray, order: np.ndarray, effects: np.n
     sources = np.array(list(dict.fromkeys([*order[:_CURVES], *largest])))[: min(_FITTED, units // (4 * per_source))]
     if not sources.size:
         return None
-    curve = effect_curve(design, utility[:, None], sources.tolist())
+    try:
+        curve = effect_curve(design, utility[:, None], sources.tolist())
+    except ValueError:  # a source is never out, or never in, at some p
+        return None
     return EffectCurve(curve.p, curve.sources[:_CURVES], curve.values[:, :_CURVES], curve.stderr[:, :_CURVES])
