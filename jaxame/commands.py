@@ -255,19 +255,20 @@ def report(settings: ReportSettings) -> None:
         design, utilities = opened.finished(partial=settings.partial)
         about = opened.manifest["game"] | getattr(game, "about", {})
         result = estimate_ame(design, utilities, copies=settings.copies, about=about, progress=progress)
-    earlier = growth.selections(design, utilities, copies=settings.copies, **selecting)
-    last = [result.select(query=q, **selecting) for q in range(result.num_queries)]
-    path = result.report(
-        settings.out or Path(settings.place) / "report.html",
-        **selecting,
-        game=game,
-        design=design,
-        utilities=utilities,
-        growth=[*earlier, (result.submodel_status.size, last)],
-        title=settings.title,
-        facts=_facts(opened, how_far),
-        command=_commands(made_by, settings),
-    )
+    with Console(quiet=settings.quiet).status("Writing the report, after a look at fewer submodels"):
+        earlier = growth.selections(design, utilities, copies=settings.copies, **selecting)
+        last = [result.select(query=q, **selecting) for q in range(result.num_queries)]
+        path = result.report(
+            settings.out or Path(settings.place) / "report.html",
+            **selecting,
+            game=game,
+            design=design,
+            utilities=utilities,
+            growth=[*earlier, (result.submodel_status.size, last)],
+            title=settings.title,
+            facts=_facts(opened, how_far),
+            command=_commands(made_by, settings),
+        )
     print(f"Written to {path}.")
 
 

@@ -276,12 +276,15 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
         console.print(f"To train: {game.preview(settings.num_submodels)}.")
     with StageProgress(console, settings.quiet) as progress:
         utilities, result, seconds = _estimate(settings, game, design, progress)
-    grown = growth.selections(design, utilities, fdr=settings.fdr, alternative="greater", copies=settings.copies)
     selections = [result.select(settings.fdr, q, alternative="greater") for q in range(settings.num_queries)]
     summary: dict[str, Any] = full | _summarise(settings, design, attacked, selections) | seconds
     _print_table(console, settings, attacked, selections, summary)
-    _write(settings, attacked, design, utilities, result, selections)
-    _report(settings, attacked, game, design, utilities, result, [*grown, (design.num_submodels, selections)], summary)
+    shown = Console(quiet=True) if settings.quiet else console
+    with shown.status("Writing the report, after a look at fewer submodels"):
+        _write(settings, attacked, design, utilities, result, selections)
+        selecting: dict[str, Any] = {"fdr": settings.fdr, "alternative": "greater", "copies": settings.copies}
+        grown = [*growth.selections(design, utilities, **selecting), (design.num_submodels, selections)]
+        _report(settings, attacked, game, design, utilities, result, grown, summary)
     summary |= {
         "seconds_total": environment.seconds_since_start(),
         "peak_rss_mb": environment.peak_rss_mb(),
