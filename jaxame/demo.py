@@ -352,11 +352,13 @@ def _print_end(console: Console, settings: Settings, summary: dict[str, Any]) ->
     console.print(
         f"{summary['seconds_total']:.1f} s: training {summary['seconds_train']:.1f} s "
         f"({settings.num_submodels / summary['seconds_train']:,.0f} submodels/s), regression and knockoffs "
-        f"{summary['seconds_regress']:.1f} s, the rest (start, full model, figure) {rest:.1f} s; "
-        f"peak memory {summary['peak_rss_mb']:,.0f} MB."
+        f"{summary['seconds_regress']:.1f} s, the rest (start, full model, report) {rest:.1f} s; "
+        f"peak memory {summary['peak_rss_mb']:,.0f} MB.",
+        soft_wrap=not console.is_terminal,
     )
     console.print(
-        f"Written to {settings.out}: report.html, figure.png, attribution.npz, run.npz, settings.json, summary.json"
+        f"Written to {settings.out}: report.html, figure.png, attribution.npz, run.npz, settings.json, summary.json",
+        soft_wrap=not console.is_terminal,
     )
 
 

@@ -61,7 +61,7 @@ def test_smoke_run_writes_everything(tmp_path):
     assert summary["num_submodels"] == demo.SMOKE.num_submodels
     assert summary["seed"] == 101
     assert {path.name for path in out.iterdir()} == {
-        "attribution.npz", "figure.png", "run.npz", "settings.json", "summary.json"
+        "attribution.npz", "figure.png", "report.html", "run.npz", "settings.json", "summary.json"
     }  # fmt: skip
     with np.load(out / "run.npz", allow_pickle=False) as arrays:
         assert arrays["utilities"].shape == (summary["num_submodels"], 4)
