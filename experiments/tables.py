@@ -153,6 +153,23 @@ def valuation_table() -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def opendataval_table() -> str:
+    """Means over seeds, with standard errors, in the stored run of `benchmarks.opendataval`."""
+    run = json.loads((BENCHMARKS / "opendataval.cpu-2-cores.json").read_text())
+    names = (
+        "wrong labels in lowest fifth",
+        "accuracy without lowest fifth",
+        "accuracy without highest fifth",
+        "seconds",
+    )
+    lines = [["evaluator", *names], [":--", *["---:"] * len(names)]]
+    for one in run["records"]:
+        *errors, seconds = names
+        cells = [f"{one[name]:.2f} ± {one[f'{name}, se']:.2f}" for name in errors]
+        lines.append([one["evaluator"], *cells, f"{one[seconds]:.0f}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def gradients_table() -> str:
     """Means over seeds in the stored run of `experiments.gradient_baselines`."""
     run = json.loads((RESULTS / "gradient_baselines.cpu-2-cores.json").read_text())
@@ -249,6 +266,7 @@ TABLES = {
     "selection": selection_table,
     "ablation": ablation_table,
     "hierarchy": hierarchy_table,
+    "opendataval": opendataval_table,
     "gradients": gradients_table,
     "robustness": robustness_table,
     "shapley": shapley_table,
