@@ -14,7 +14,7 @@ import pytest
 import tensorstore
 from helpers import GRID, assert_same
 
-from jaxame import evaluation, runs
+from jaxame import estimate_ame, evaluation, runs
 from jaxame.design import Beta, PointMass, TruncatedUniform, sample_design
 from jaxame.games import Threshold
 from jaxame.laws import Grid, Law
@@ -94,10 +94,10 @@ def test_estimates_are_those_from_memory(tmp_path, design, wanted):
     rows = slice(0, 4 * CHUNK)
     some = dataclasses.replace(design, p=design.p[rows], packed=design.packed[rows])
     found = run.estimate(partial=True, **options)
-    np.testing.assert_array_equal(found.values, estimators.estimate_ame(some, wanted[rows], **options).values)
+    np.testing.assert_array_equal(found.values, estimate_ame(some, wanted[rows], **options).values)
     run.train(game)
     about = runs.describe(game)["game"]
-    assert_same(run.estimate(**options), estimators.estimate_ame(design, wanted, about=about, **options))
+    assert_same(run.estimate(**options), estimate_ame(design, wanted, about=about, **options))
 
 
 @pytest.mark.parametrize("paired", [False, True])
