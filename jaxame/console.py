@@ -4,7 +4,7 @@ import collections
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rich.console import Console, RenderableType
@@ -17,6 +17,7 @@ _STAGES = {
     "regress": ("cross-validating the LASSO", "penalties"),
     "select": ("competing with knockoffs", "penalties"),
 }
+_ENDS: dict[str, Callable[..., float]] = {"lowest": min, "highest": max}
 _WINDOW = 30.0  # seconds that the rate is taken over
 # A line is logged once so much more of a stage is done, but not within some seconds of the last; and at least so often.
 _LOG_SHARE, _LOG_LEAST, _LOG_MOST = 0.1, 5.0, 60.0
@@ -53,7 +54,7 @@ class _Stage:
         old, new = self.facts, dict(facts)
         for name in {"diverged", "partly"} & old.keys() & new.keys():
             new[name] += old[name]
-        for name, wider in {"lowest": min, "highest": max}.items():
+        for name, wider in {f"{end}{of}": wider for end, wider in _ENDS.items() for of in ("", "_loss")}.items():
             known = [each[name] for each in (old, new) if not math.isnan(each.get(name, math.nan))]
             if name in new and known:
                 new[name] = wider(known)
@@ -100,9 +101,11 @@ class _Stage:
             return []
         counts = {"diverged": self.facts["diverged"], "not finite in part": self.facts["partly"]}
         failed = [f"{number:,} {what}" for what, number in counts.items() if number]
-        lowest, highest = self.facts["lowest"], self.facts["highest"]
-        utilities = [] if math.isnan(lowest) else [f"utilities {lowest:.3g} to {highest:.3g}"]
-        return (failed or ["none failed"]) + utilities
+        return (failed or ["none failed"]) + self._range("_loss", "losses") + self._range("", "utilities")
+
+    def _range(self, of: str, name: str) -> list[str]:
+        lowest, highest = (self.facts.get(f"{end}{of}", math.nan) for end in _ENDS)
+        return [] if math.isnan(lowest) else [f"{name} {lowest:.3g} to {highest:.3g}"]
 
     def _of_fits(self) -> list[str]:
         if "most" not in self.facts:

@@ -76,7 +76,7 @@ def evaluate(
     for first in range(start, num_rows, chunk):
         stop = min(first + chunk, num_rows)
         parts.append(call(game, key, design.masks(first, stop), first, parts[0].shape[1] if parts else None))
-        tell_utilities(progress, parts[-1])
+        tell_utilities(progress, parts[-1], game)
         progress("train", stop, num_rows)
     return np.concatenate(parts)
 

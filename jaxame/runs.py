@@ -174,7 +174,7 @@ class Run:
             if not self._store.has(chunk):  # no other worker was faster
                 utilities = self._compute(game, chunk, kept)
                 computed += len(utilities)
-                tell_utilities(progress, utilities)
+                tell_utilities(progress, utilities, game)
             done += self._num_rows(chunk) - kept
             progress("train", done, self.num_submodels)
         return computed

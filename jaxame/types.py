@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,7 +28,8 @@ class Observer(Protocol):
           stage: as for `Progress`.
           **facts: at the beginning of a stage, or of another round of it, `start` of `total` are done. When training,
             for the submodels since the last note: `diverged`, how many have no finite utility; `partly`, how many have
-            some that are not finite; `lowest` and `highest` finite utility over all queries, NaN if there is none. When
+            some that are not finite; `lowest` and `highest` finite utility over all queries, NaN if there is none;
+            `lowest_loss` and `highest_loss`, likewise of the latest of them on what they were trained on. When
             regressing or selecting: the `fewest` and the `most` columns in the fit of one query at the last penalty.
         """
 
@@ -96,20 +97,26 @@ def tell(progress: Progress, stage: str, **facts: float) -> None:
         note(stage, **facts)
 
 
-def tell_utilities(progress: Progress, utilities: np.ndarray) -> None:
-    """Hand what new utilities `[m, Q]` look like to an `Observer`."""
+def tell_utilities(progress: Progress, utilities: np.ndarray, game: Any) -> None:
+    """Hand what new utilities `[m, Q]` look like, and the losses that a game that trains had, to an `Observer`."""
     if hasattr(progress, "note"):
-        tell(progress, "train", **measured(utilities))
+        losses = getattr(game, "training_losses", lambda: np.zeros(0))()
+        tell(progress, "train", **measured(utilities), **_ends(losses, "_loss"))
 
 
 def measured(utilities: np.ndarray) -> dict[str, float]:
     """Return what `Observer.note` takes of new utilities `[m, Q]`."""
     status = submodel_status(utilities)
     counts = {"diverged": SubmodelStatus.DIVERGED, "partly": SubmodelStatus.SOME_NOT_FINITE}
-    finite = utilities[np.isfinite(utilities)]
-    lowest, highest = (finite.min(), finite.max()) if finite.size else (np.nan, np.nan)
     numbers = {name: int((status == code).sum()) for name, code in counts.items()}
-    return numbers | {"lowest": float(lowest), "highest": float(highest)}
+    return numbers | _ends(utilities)
+
+
+def _ends(values: np.ndarray, of: str = "") -> dict[str, float]:
+    """Return the lowest and the highest finite value, NaN if there is none."""
+    finite = values[np.isfinite(values)]
+    lowest, highest = (finite.min(), finite.max()) if finite.size else (np.nan, np.nan)
+    return {f"lowest{of}": float(lowest), f"highest{of}": float(highest)}
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -15,9 +15,12 @@ import jaxame
 from jaxame import cli, console, runs
 from jaxame.console import StageProgress, duration
 from jaxame.design import Grid
-from jaxame.types import measured
+from jaxame.types import measured, tell_utilities
 
 KEY, LAW = jax.random.key(0), Grid((0.3, 0.6))
+
+
+LOSS = ("lowest_loss", "highest_loss")
 
 
 @pytest.fixture
@@ -140,6 +143,41 @@ def test_bars_show_rate_time_left_failures_and_range(clock, width):
     # The first 10 seconds, with compilation, say nothing about how fast it goes on: 1,000 in 4 seconds.
     assert line.endswith("2,000/3,000   4.0 s left")
     assert below == "  250 submodels/s, 2 diverged, 1 not finite in part, utilities -12.2 to 3"
+
+
+def test_bars_show_the_losses_of_a_game_that_has_them(clock):
+    place = terminal(100)
+    with StageProgress(place) as progress:
+        progress.note("train", start=0, total=100)
+        for number, ends in enumerate([(0.5, 2.0), (0.02, 1.3), (math.nan, math.nan)]):
+            clock(1)
+            progress.note("train", diverged=0, partly=0, lowest=0.0, highest=1.0, **dict(zip(LOSS, ends, strict=True)))
+            progress("train", 10 * (number + 1), 100)
+    assert seen_last(place)[1] == "  10 submodels/s, none failed, losses 0.02 to 2, utilities 0 to 1"
+
+
+def test_losses_are_told_to_an_observer_only():
+    """Of a game that has them; others have none."""
+
+    class Trains:
+        def training_losses(self):
+            asked.append(1)
+            return np.array([0.5, np.nan, 0.1])
+
+    class Watching:
+        def __call__(self, *_):
+            pass
+
+        def note(self, stage, **facts):
+            told.append(facts)
+
+    asked, told = [], []
+    tell_utilities(lambda *_: None, np.zeros((3, 1)), Trains())
+    assert asked == []
+    tell_utilities(Watching(), np.zeros((3, 1)), Trains())
+    assert [told[0][name] for name in LOSS] == [0.1, 0.5]
+    tell_utilities(Watching(), np.zeros((3, 1)), object())
+    assert all(math.isnan(told[1][name]) for name in LOSS)
 
 
 def test_bars_of_the_regression_show_penalties_and_columns(clock):

@@ -55,6 +55,20 @@ def test_train_gives_the_submodel_that_a_call_measures(game):
     np.testing.assert_allclose(game(keys, masks)[1], margins, rtol=1e-4, atol=1e-5)
 
 
+def test_the_losses_to_watch_are_those_on_what_was_seen(game):
+    keys, masks = draw_rows(3)
+    assert make_game().training_losses().size == 0
+    before = game(keys, masks)
+    losses = game.training_losses()
+    rows = np.linspace(0, NUM_EXAMPLES - 1, min(NUM_EXAMPLES, 256, game.piece)).astype(int)
+    for key, mask, loss in zip(keys, np.asarray(masks), losses, strict=False):
+        seen = rows[mask[rows]]
+        outputs = game.predict(game.train(key, mask), SET.x[seen])
+        wanted = optax.softmax_cross_entropy_with_integer_labels(outputs, SET.y[seen]).mean()
+        np.testing.assert_allclose(loss, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(game(keys, masks), before)
+
+
 # Bit identity.
 
 

@@ -22,7 +22,7 @@ from jaxame.submodels.feeds import Examples
 from jaxame.submodels.flops import flops_per_example
 from jaxame.submodels.keep import checked_points, keeper, unravel
 from jaxame.submodels.preview import Preview
-from jaxame.submodels.training import Augment, Loss, Recipe, share, trajectory
+from jaxame.submodels.training import Augment, Loss, Recipe, own_loss, share, trajectory
 from jaxame.types import TrainingData
 
 T = TypeVar("T")
@@ -182,6 +182,7 @@ class TrainingGame:
         self._recipe = dataclasses.replace(self._recipe, piece=self.piece)
         self._rounds_per_chunk = sizes.rounds_per_chunk(self._recipe, examples, self.tile, platform)
         self._compiled: tiles.CompiledTile | None = None
+        self._last: tuple[Params, jax.Array] | None = None  # parameters of the last round, and its masks
         self.model, self.loss = self._recipe.model, loss
         self._apply = jax.jit(self.model.apply)
 
@@ -269,6 +270,19 @@ class TrainingGame:
         """Return the outputs `[B, C]` of a submodel with `params`, as from `train`, on inputs `x [B, ...]`."""
         outputs: jax.Array = self._apply(params, jnp.asarray(x))
         return outputs
+
+    def training_losses(self) -> np.ndarray:
+        """Return the loss of each submodel of the last round, on up to 256 of the examples that it saw.
+
+        To watch how training goes; it changes nothing. Empty before the first call, and for devices of several
+        processes.
+
+        Returns:
+          float `[m]`, in the unit of the loss; NaN for a submodel that saw none of those looked at, or diverged.
+        """
+        if self._last is None or self._mesh.is_multi_process:
+            return np.zeros(0)
+        return np.asarray(_own_losses(self._recipe, self._shared[1], *self._last))
 
     def preview(self, num_submodels: int) -> Preview:
         """Say what training would cost, from one round that is compiled, run once, and timed the second time.
@@ -377,8 +391,10 @@ class TrainingGame:
         program, data = self._tile_program(), np.asarray(jax.random.key_data(keys))
         for start in range(0, len(masks), self._round_size):
             rows = np.minimum(np.arange(start, start + self._round_size), len(masks) - 1)
-            placed = (tiles.put_rows(part[rows], self._mesh) for part in (data, masks))
-            yield program.run(*placed, *self._shared)
+            placed = [tiles.put_rows(part[rows], self._mesh) for part in (data, masks)]
+            params, utilities, kept = program.run(*placed, *self._shared)
+            self._last = params, placed[1]
+            yield params, utilities, kept
 
     def _dispatched(self, keys: jax.Array, masks: np.ndarray) -> list[tuple[jax.Array, dict[str, jax.Array]]]:
         """Hand all rounds to the devices; parameters are let go at once."""
@@ -415,6 +431,7 @@ class TrainingGame:
 
 
 _trajectory = jax.jit(trajectory, static_argnums=(0, 4))
+_own_losses = jax.jit(jax.vmap(own_loss, (None, None, 0, 0)), static_argnums=0)
 
 
 def fetch(utilities: jax.Array) -> np.ndarray:

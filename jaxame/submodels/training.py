@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxame.submodels.adapter import Model, Params
@@ -24,6 +25,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 """A typed key and inputs `[B, ...]` to inputs `[B, ...]`; example `b` of the result depends on example `b` only."""
 
+_LOOKED_AT = 256  # examples at most, for a look at the loss
 _State = tuple[Params, Any]
 _Batch = tuple[jax.Array, jax.Array, Any]  # number, rows and included, or nothing where all are
 
@@ -89,6 +91,23 @@ def fit(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Arra
     step, state, batches, has_own = _plan(recipe, examples, key, shared_key, mask)
     params = jax.lax.scan(lambda *given: (step(*given), None), state, batches)[0][0]
     return params if has_own is None else _keep(has_own, params, state[0])
+
+
+def own_loss(recipe: Recipe, examples: Examples, params: Params, mask: jax.Array) -> jax.Array:
+    """Return the mean loss of a submodel on examples that it saw, of some all over the training set; NaN without any.
+
+    Args:
+      recipe: the model and the loss.
+      examples: the training set.
+      params: of the submodel.
+      mask: bool `[N]`, the sources it saw.
+    """
+    number = len(examples.x)
+    # No more at once than training takes.
+    rows = np.linspace(0, number - 1, min(number, _LOOKED_AT, recipe.piece or recipe.step_size)).astype(int)
+    seen = mask[jnp.asarray(examples.groups)[rows]]
+    losses = recipe.loss(recipe.model.apply(params, examples.x[rows]), examples.y[rows])
+    return jnp.sum(jnp.where(seen, losses, 0.0)) / jnp.sum(seen)
 
 
 def trajectory(recipe: Recipe, examples: Examples, key: jax.Array, shared_key: jax.Array, number: int) -> Params:
