@@ -197,6 +197,7 @@ def race():
         return lasso.main(settings)
 
 
+@pytest.mark.slow
 def test_every_solver_has_a_record(race):
     ours, peer = race["records"]
     assert [ours["solver"], peer["solver"]] == ["jaxame", "sklearn"]
