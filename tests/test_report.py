@@ -135,6 +135,13 @@ def test_a_selection_by_p_values_is_told_as_one(made, tmp_path):
     assert "nockoff copies" not in text
 
 
+def test_charts_are_drawn_of_as_many_queries_as_asked_for(made, tmp_path):
+    page = Page(made[0].result.report(tmp_path / "few.html", charted=1).read_text("utf-8"))
+    assert page.text.count("The competition with knockoff copies") == 1
+    assert "Charts are drawn of the first 1." in page.text
+    assert "Charts are drawn of" not in made[2].text
+
+
 def test_failures_are_told(tmp_path):
     run = example(N, M)
     fails = np.asarray(run.design.masks())[:, 1]
@@ -167,6 +174,7 @@ def test_curves_of_other_laws_are_over_the_range_of_p():
     ("options", "message"),
     [
         ({"fdr": 1.5}, "needs fdr strictly between 0 and 1"),
+        ({"charted": -1}, "needs charted to be an integer >= 0"),
         ({"alternative": "more"}, "needs alternative to be one of"),
         ({"utilities": np.zeros((M, 2))}, "needs both design and utilities, or neither"),
         ({"sources": Items(captions=["one"])}, f"needs {N} captions of sources; got 1"),

@@ -41,6 +41,7 @@ class _Page:
     reading: list[tuple[str, str]]
     tables: list[story.Table]
     command: str
+    num_charted: int
 
 
 def write(
@@ -54,6 +55,7 @@ def write(
     design: Design | None = None,
     utilities: ArrayLike | None = None,
     growth: Growth = (),
+    charted: int = 50,
     sources: Items | None = None,
     queries: Items | None = None,
     unit: str | None = None,
@@ -74,6 +76,7 @@ def write(
       design: the run's, for effect curves and the utility by size of the subset; with `utilities`.
       utilities: `[M, Q]` of the run.
       growth: selections from fewer submodels, see `jaxame.growth.selections`.
+      charted: how many queries, the first ones, get charts; the others have a table only.
       sources: what the sources look like, `N` of them; by default what the game tells.
       queries: what the queries look like, `Q` of them; likewise.
       unit: what a query counts; likewise.
@@ -103,6 +106,7 @@ def write(
         design=design,
         utilities=_checked_utilities(utilities, design, num_queries),
         growth=growth,
+        num_charted=checks.count(charted, "charted", 0),
     )
     asked = [("fdr", f"{fdr:g}"), ("alternative", alternative), ("method", method)]
     page = _Page(
@@ -123,6 +127,7 @@ def write(
             ("Versions of the run", story.settings(result.about.get("versions", {}))),
         ],
         command=command,
+        num_charted=told.num_charted,
     )
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)

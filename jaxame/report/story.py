@@ -45,6 +45,7 @@ class Told:
       design: of the run, or None.
       utilities: `[M, Q]` of the run, or None.
       growth: of the selections, or empty.
+      num_charted: queries that have charts, the first ones.
     """
 
     selections: Sequence[Selection]
@@ -56,6 +57,7 @@ class Told:
     design: Design | None
     utilities: np.ndarray | None
     growth: Growth
+    num_charted: int
 
     @functools.cached_property
     def share(self) -> np.ndarray:
@@ -222,7 +224,7 @@ def _query(result: Any, told: Told, q: int, interval: tuple[np.ndarray, np.ndarr
         largest_text=f"{largest:+.3g}" if chosen.size else "-",
         rows=[_row(result, told, q, int(source), own) for source in order],
         rows_note=_note(told, others, left),
-        charts=_charts(result, told, q, own, order),
+        charts=_charts(result, told, q, own, order) if q < told.num_charted else [],
     )
 
 
