@@ -48,6 +48,7 @@ from jaxame import checks, data, demo, estimate_ame, plot, queries, runs
 from jaxame.attribution import Attribution
 from jaxame.commands import STOPPED
 from jaxame.design import Grid
+from jaxame.interrupts import stop_on_signals
 from jaxame.knockoffs import Selection
 from jaxame.submodels import TrainingGame, cnn, mlp, resnet9
 from jaxame.submodels.augment import random_crop_flip
@@ -207,7 +208,7 @@ def train(settings: Settings, game: TrainingGame, num_submodels: int, key: jax.A
     begin = time.perf_counter()
     place = settings.out or Path("runs") / f"poisoned_cifar10.{settings.size}.{settings.seed}"
     run = runs.start(place, game, key=key, law=LAW, num_submodels=num_submodels)
-    with runs.stop_on_signals() as asked:
+    with stop_on_signals() as asked:
         run.train(game, stopped=lambda: asked() or time.perf_counter() - begin > 60 * settings.minutes)
     far = run.how_far()
     print(

@@ -19,6 +19,7 @@ from jaxame.attribution import Attribution
 from jaxame.console import StageProgress, duration
 from jaxame.estimators import estimate_ame
 from jaxame.factories import make, make_again
+from jaxame.interrupts import stop_on_signals
 from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
 
 STOPPED = 3
@@ -270,6 +271,7 @@ def report(settings: ReportSettings) -> None:
             command=_commands(made_by, settings),
         )
     print(f"Written to {path}.")
+    result.check()
 
 
 def _facts(opened: runs.Run, how_far: runs.HowFar) -> dict[str, str]:
@@ -363,7 +365,7 @@ def _parse_shard(text: str) -> tuple[int, int]:
 
 
 def _train(run: runs.Run, game: Any, shard: tuple[int, int], workers: Workers, quiet: bool) -> None:
-    with runs.stop_on_signals() as stopped, StageProgress(Console(), quiet) as progress:
+    with stop_on_signals() as stopped, StageProgress(Console(), quiet) as progress:
         failures = run.how_far().failures
         told = {"diverged": failures["DIVERGED"], "partly": failures["SOME_NOT_FINITE"]}
         progress.note("train", **told, lowest=math.nan, highest=math.nan)

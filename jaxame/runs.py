@@ -6,16 +6,13 @@ whoever comes first (`Run.train`) and counts once it is whole on disk (`jaxame.s
 the chunk in hand.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import logging
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from os import PathLike
-from types import FrameType
 from typing import Any, Unpack
 
 import jax
@@ -479,25 +476,3 @@ def _keep(design: Design, store: Store, manifest: dict[str, Any]) -> None:
     for chunk in range(below.num_chunks):
         rows = below.rows(chunk)
         below.write(chunk, {"p": np.asarray(design.p[rows]), "masks": np.asarray(design.packed[rows])})
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM came, for `Run.train`.
-
-    The second one interrupts at once, by `KeyboardInterrupt`.
-    """
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        del frame
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,6 +17,7 @@ from helpers import GRID, assert_same
 from jaxame import estimate_ame, evaluation, runs
 from jaxame.design import Beta, PointMass, TruncatedUniform, sample_design
 from jaxame.games import Threshold
+from jaxame.interrupts import stop_on_signals
 from jaxame.laws import Grid, Law
 from jaxame.store import Store, StoreError
 
@@ -340,7 +341,7 @@ def test_errors_of_the_disk_are_told_and_leave_what_is_done(tmp_path):
 
 def test_signals_stop_between_chunks_and_the_second_at_once():
     handler = signal.getsignal(signal.SIGTERM)
-    with runs.stop_on_signals() as stopped:
+    with stop_on_signals() as stopped:
         assert not stopped()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopped()
