@@ -135,6 +135,12 @@ def test_a_selection_by_p_values_is_told_as_one(made, tmp_path):
     assert "nockoff copies" not in text
 
 
+def test_the_weaker_rate_is_not_told_for_the_stricter(made, tmp_path):
+    text = Page(made[0].result.report(tmp_path / "k.html", method="knockoff", charted=0).read_text("utf-8")).text
+    assert "at a false discovery rate of 0.1." in text
+    assert "on average at most" not in text
+
+
 def test_charts_are_drawn_of_as_many_queries_as_asked_for(made, tmp_path):
     page = Page(made[0].result.report(tmp_path / "few.html", charted=1).read_text("utf-8"))
     assert page.text.count("The competition with knockoff copies") == 1

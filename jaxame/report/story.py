@@ -117,8 +117,9 @@ def answer(result: Any, told: Told) -> str:
     num_sources = result.values.shape[1]
     counts = np.array([found.indices.size for found in told.selections])
     fdr, verbs = told.selections[0].fdr, VERBS[told.alternative]
-    rate = f"at a false discovery rate of {fdr:.3g}: on average at most {100 * fdr:.3g} % of those named for a query "
-    rate += "are wrong"
+    rate = f"at a false discovery rate of {fdr:.3g}"
+    if told.method != "knockoff":  # which controls a weaker rate
+        rate += f": on average at most {100 * fdr:.3g} % of those named for a query are wrong"
     if not counts.any():
         return f"No source is shown to {verbs[1]} the {told.unit}, {rate}."
     few, many = counts[counts > 0].min(), counts.max()
