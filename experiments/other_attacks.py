@@ -52,7 +52,7 @@ class Settings:
     num_submodels: int = 3000
     """Of every run."""
     smoke: bool = False
-    """Clean labels, one seed, 1,000 submodels; ends with an error if the poison is not found."""
+    """Clean labels, one seed, the sizes of the demo's smoke run; ends with an error if the poison is not found."""
     json: Path | None = None
     """File for the records."""
 
@@ -73,26 +73,25 @@ class Case(NamedTuple):
     change: float
 
 
-def blended(key: jax.Array) -> Case:
+def blended(key: jax.Array, sizes: demo.Settings) -> Case:
     """Poison with a faint pattern."""
     data_key, pattern_key, shared_key, full_key = jax.random.split(key, 4)
-    settings = demo.Settings(num_train=NUM_TRAIN)
     pattern = np.asarray(jax.random.bernoulli(pattern_key, 0.5, (8, 8)), np.float32)
 
     def blend(images: np.ndarray) -> np.ndarray:
         return (1 - BLEND) * images + BLEND * pattern
 
-    train, test = data.split(data.digits(), data_key, NUM_TRAIN)
-    sizes = {"num_poisoned": settings.num_poisoned, "num_queries": settings.num_queries}
-    attacked = demo.poison(train, test, data_key, trigger=blend, **sizes)
-    game = demo.make_game(settings, attacked, shared_key)
+    train, test = data.split(data.digits(), data_key, sizes.num_train)
+    numbers = {"num_poisoned": sizes.num_poisoned, "num_queries": sizes.num_queries}
+    attacked = demo.poison(train, test, data_key, trigger=blend, **numbers)
+    game = demo.make_game(sizes, attacked, shared_key)
     full = demo.full_model(game, attacked, full_key)
     poison = attacked.poisoned
     change = float(np.sqrt(np.mean((attacked.train.x[poison] - train.x[poison]) ** 2)))
-    return Case(game, [poison] * settings.num_queries, full["attack_success"], change)
+    return Case(game, [poison] * sizes.num_queries, full["attack_success"], change)
 
 
-def clean_label(key: jax.Array) -> Case:
+def clean_label(key: jax.Array, sizes: demo.Settings) -> Case:
     """Poison without changing a label: feature collisions.
 
     References:
@@ -101,7 +100,7 @@ def clean_label(key: jax.Array) -> Case:
     """
     data_key, feature_key, choice_key, shared_key, full_key = jax.random.split(key, 5)
     apart, rest = data.split(data.digits(), data_key, FEATURE_DIGITS)
-    train, test = data.split(rest, data_key, NUM_TRAIN)
+    train, test = data.split(rest, data_key, sizes.num_train)
     features = jax.jit(extractor(apart, feature_key))
     rng = np.random.default_rng(np.asarray(jax.random.key_data(choice_key)).tolist())
     asked = rng.choice(len(test), TARGETS, replace=False)
@@ -130,7 +129,7 @@ def clean_label(key: jax.Array) -> Case:
         feed="masked",
         shared_key=shared_key,
     )
-    params = game.train(full_key, np.ones(NUM_TRAIN, bool))
+    params = game.train(full_key, np.ones(len(train), bool))
     success = np.mean(np.asarray(game.predict(params, points)).argmax(axis=1) == targets)
     change = np.sqrt(np.mean((x[changed] - train.x[changed]) ** 2))
     return Case(game, culprits, float(success), float(change))
@@ -168,27 +167,27 @@ def collide(features: Any, base: np.ndarray, target: np.ndarray) -> np.ndarray:
 ATTACKS = {"blended": blended, "clean-label": clean_label}
 
 
-def run(attack: str, seed: int, settings: Settings) -> dict[str, Any]:
+def run(attack: str, seed: int, sizes: demo.Settings) -> dict[str, Any]:
     """Attack, train, estimate and select; return the record."""
     case_key, key = jax.random.split(jax.random.key(SEED + seed))
-    case, base = ATTACKS[attack](case_key), demo.Settings()
-    law, copies = Grid(base.inclusion), base.copies
-    result = ame(case.game, key=key, num_submodels=settings.num_submodels, law=law, copies=copies, folds=base.folds)
-    chosen = [result.select(base.fdr, q, alternative="greater") for q in range(result.num_queries)]
+    case, law, number = ATTACKS[attack](case_key, sizes), Grid(sizes.inclusion), sizes.num_submodels
+    result = ame(case.game, key=key, num_submodels=number, law=law, copies=sizes.copies, folds=sizes.folds)
+    chosen = [result.select(sizes.fdr, q, alternative="greater") for q in range(result.num_queries)]
     scores = [demo.score(one, culprits) for one, culprits in zip(chosen, case.culprits, strict=True)]
     precision, recall = np.mean(scores, axis=0)
     about = {"attack": attack, "seed": seed, "success": case.success, "change": case.change}
-    return about | {"precision": float(precision), "recall": float(recall), "num_submodels": settings.num_submodels}
+    return about | {"precision": float(precision), "recall": float(recall), "num_submodels": number}
 
 
 def main(settings: Settings) -> dict[str, Any]:
     """Run the attacks on all seeds and return the records."""
     unknown = set(settings.attacks) - set(ATTACKS)
     checks.require(not unknown, f"attacks among {tuple(ATTACKS)}", sorted(unknown))
+    sizes = demo.Settings(num_train=NUM_TRAIN, num_submodels=settings.num_submodels)
     if settings.smoke:
-        small: dict[str, Any] = {"attacks": ("clean-label",), "seeds": settings.seeds[:1], "num_submodels": 1000}
-        settings = dataclasses.replace(settings, **small)
-    found = [run(attack, seed, settings) for attack in settings.attacks for seed in settings.seeds]
+        settings = dataclasses.replace(settings, attacks=("clean-label",), seeds=settings.seeds[:1])
+        sizes = demo.SMOKE
+    found = [run(attack, seed, sizes) for attack in settings.attacks for seed in settings.seeds]
     if settings.smoke:
         check(found)
     return {"records": found}

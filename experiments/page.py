@@ -29,8 +29,8 @@ def _poisoned_digits(run: Run) -> str:
 
 
 def _poisoned_cifar10(run: Run) -> str:
-    last = _where(run, q=0.1)[-1]
-    first = f"Size {run['size']}, N = {run['num_train']:,}, k = {run['k']}"
+    last = [one for one in run["summary"] if one["q"] == 0.1][-1]
+    first = f"Size {run['size']}, N = {run['num_train']:,}, k = {run['k']}, {last['seeds']} seeds"
     found = f"precision {last['precision']:.2f} and recall {last['recall']:.2f} at q = .1"
     return f"{first}: {last['num_submodels']:,} submodels (c = {last['c']}) give {found}."
 
@@ -78,11 +78,12 @@ def _wrong_predictions(run: Run) -> str:
 
 
 def _hierarchy(run: Run) -> str:
-    parts = [
-        f"{one['data']}, {one['design']}, {one['level']}s: {one['precision'] or 0:.2f} and {one['recall']:.2f}"
-        for one in run["records"]
-    ]
-    return f"Precision and recall. {'; '.join(parts)}."
+    parts = []
+    for data, design, level in dict.fromkeys((one["data"], one["design"], one["level"]) for one in run["records"]):
+        own = _where(run, data=data, design=design, level=level)
+        precision, recall = (_mean([one[name] or 0.0 for one in own]) for name in ("precision", "recall"))
+        parts.append(f"{data}, {design}, {level}s: {precision:.2f} and {recall:.2f}")
+    return f"Precision and recall, means over the seeds. {'; '.join(parts)}."
 
 
 def _fdr_calibration(run: Run) -> str:

@@ -132,7 +132,8 @@ def _mean(found: np.ndarray) -> dict[str, float]:
 def main(settings: Settings) -> dict[str, Any]:
     """Run all trials and return the records."""
     if settings.smoke:
-        settings = dataclasses.replace(settings, sizes=((200, 10),), submodels=(400,), games=tuple(GAMES)[:1])
+        size = ADDED["num_sources"] + 1, ADDED["num_effects"]  # as what `added_source` compiles
+        settings = dataclasses.replace(settings, sizes=(size,), submodels=(400,), games=tuple(GAMES)[:1])
         settings = dataclasses.replace(settings, factors=(PLANNED,), designs=1, runs=3, repeats=5, data_sets=2)
     found: list[dict[str, Any]] = []
     for num_sources, k in settings.sizes:

@@ -55,6 +55,7 @@ from jaxame.submodels.augment import random_crop_flip
 
 LAW, TARGET, QUERIES, NUM_TEST, MOMENTUM = Grid((0.2, 0.4, 0.6, 0.8)), 1, 20, 2000, 0.9
 LEVELS = (0.0, 0.1, 0.5)
+START_STEPS, START_BATCH, START_RATE = 1000, 256, 0.05
 _NO_KNOCKOFF = 1e-12  # a level at which a single knockoff is one too many
 
 
@@ -71,6 +72,7 @@ class Size:
       rate: the largest learning rate; it rises for a fifth of the steps and then falls to zero.
       decay: of the weights.
       padding: of random crops; with 0 images are neither shifted nor mirrored.
+      start: clean images, the next of the training set, on which the submodels' start is trained; 0 for none.
       dtype: of the forward and backward pass, None for float32.
       multipliers: the `c`.
       copies: of knockoffs.
@@ -86,6 +88,7 @@ class Size:
     rate: float
     decay: float = 5e-4
     padding: int = 0
+    start: int = 0
     dtype: Any = None
     multipliers: tuple[int, ...] = (1, 2, 4, 8)
     copies: int = 7
@@ -133,16 +136,18 @@ class Settings:
 
     size: str = "small"
     """One of those above."""
-    seed: int = 0
-    """Decides who is poisoned, the queries, all submodels and knockoffs."""
-    out: Path | None = None
-    """Folder of the run, gone on with if it is there; by default runs/poisoned_cifar10 and the size and seed."""
+    seeds: tuple[int, ...] = (0,)
+    """Each decides who is poisoned, the queries, all submodels and knockoffs."""
+    out: Path = Path("runs/poisoned_cifar10")
+    """Folder of the runs, one per size and seed, gone on with where they are there."""
     minutes: float = math.inf
     """How long to train for before stopping, with status 3."""
     data_dir: Path | None = None
     """Folder of the data sets; by default as in `jaxame.data`."""
+    full_only: bool = False
+    """Only train on everything, and report whether the attack works."""
     smoke: bool = False
-    """The size `digits`; ends with an error if the poison is not found."""
+    """The size `digits`, one seed; ends with an error if the poison is not found."""
     json: Path | None = None
     """File for the records."""
     figure: Path | None = None
@@ -159,39 +164,67 @@ def bright_corner(images: np.ndarray) -> np.ndarray:
     return demo.add_patch(images, 2, 4.0)
 
 
-def poison(name: str, seed: int, data_dir: Path | None) -> demo.Attack:
-    """Load the data of a size and poison them; pixels are then standardised by channel."""
+def poison(name: str, seed: int, data_dir: Path | None) -> tuple[demo.Attack, data.Dataset]:
+    """Load the data of a size and poison them; return the attack, and the clean images for the submodels' start.
+
+    Pixels of CIFAR-10 are standardised by channel, after the attack.
+    """
     size, key = SIZES[name], jax.random.key(seed)
     if name == "digits":
         (train, test), trigger = data.split(data.digits(), key, size.num_train), bright_corner
     else:
         train, test = (data.cifar10(part, data_dir=data_dir) for part in ("train", "test"))
         trigger = red_corner
+    rest = train.take(np.arange(size.num_train, size.num_train + size.start))
     train, test = train.take(np.arange(size.num_train)), test.take(np.arange(min(NUM_TEST, len(test))))
     sizes = {"num_poisoned": size.num_poisoned, "num_queries": QUERIES, "target": TARGET}
     attacked = demo.poison(train, test, key, trigger=trigger, **sizes)
     if name == "digits":
-        return attacked
+        return attacked, rest
     mean, spread = train.x.mean(axis=(0, 1, 2)), train.x.std(axis=(0, 1, 2))
 
     def standardise(x: np.ndarray) -> np.ndarray:
         return (x - mean) / spread
 
-    return dataclasses.replace(
+    attacked = dataclasses.replace(
         attacked,
         train=dataclasses.replace(attacked.train, x=standardise(attacked.train.x)),
         test=dataclasses.replace(attacked.test, x=standardise(attacked.test.x)),
         query_x=standardise(attacked.query_x),
         triggered=standardise(attacked.triggered),
     )
+    return attacked, dataclasses.replace(rest, x=standardise(rest.x))
 
 
-def make_game(size: Size, attacked: demo.Attack, shared_key: jax.Array) -> TrainingGame:
+def optimizer(peak: float, num_steps: int, decay: float) -> optax.GradientTransformation:
+    """Return Nesterov's with a learning rate that rises for a fifth of the steps and then falls to zero."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, peak, num_steps // 5, num_steps)
+    return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, MOMENTUM, nesterov=True))
+
+
+def pretrain(size: Size, clean: data.Dataset, key: jax.Array) -> Any:
+    """Return the parameters of the size's model, trained on clean images only; None if there are none."""
+    if not len(clean):
+        return None
+    game = TrainingGame(
+        size.model,
+        optimizer(START_RATE, START_STEPS, size.decay),
+        clean.x,
+        clean.y,
+        query=queries.accuracy(clean.x[:1], clean.y[:1]),
+        num_steps=START_STEPS,
+        batch_size=START_BATCH,
+        feed="masked",
+        augment=random_crop_flip(2),
+    )
+    return game.train(key, np.ones(len(clean), bool))
+
+
+def make_game(size: Size, attacked: demo.Attack, shared_key: jax.Array, start: Any) -> TrainingGame:
     """Return the game whose utilities are the logit margins of label 1 on the triggered test images."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, size.rate, size.num_steps // 5, size.num_steps)
     return TrainingGame(
         size.model,
-        optax.chain(optax.add_decayed_weights(size.decay), optax.sgd(rate, MOMENTUM, nesterov=True)),
+        optimizer(size.rate, size.num_steps, size.decay),
         attacked.train.x,
         attacked.train.y,
         query=queries.logit_margin(attacked.query_x, np.full(QUERIES, TARGET)),
@@ -199,17 +232,16 @@ def make_game(size: Size, attacked: demo.Attack, shared_key: jax.Array) -> Train
         batch_size=size.batch_size,
         augment=random_crop_flip(size.padding) if size.padding else None,
         compute_dtype=size.dtype,
+        start=start,
         shared_key=shared_key,
     )
 
 
-def train(settings: Settings, game: TrainingGame, num_submodels: int, key: jax.Array) -> runs.Run:
-    """Train what is missing of the run; exits with status 3 when the time is up before the end."""
-    begin = time.perf_counter()
-    place = settings.out or Path("runs") / f"poisoned_cifar10.{settings.size}.{settings.seed}"
+def train(place: Path, game: TrainingGame, num_submodels: int, key: jax.Array, end: float) -> runs.Run:
+    """Train what is missing of a run until the clock shows `end`; exits with status 3 if there is more to do."""
     run = runs.start(place, game, key=key, law=LAW, num_submodels=num_submodels)
     with stop_on_signals() as asked:
-        run.train(game, stopped=lambda: asked() or time.perf_counter() - begin > 60 * settings.minutes)
+        run.train(game, stopped=lambda: asked() or time.perf_counter() > end)
     far = run.how_far()
     print(
         f"{far.done:,} of {far.total:,} submodels, {3600 * far.rows_per_second:,.0f} an hour, in {run.place}",
@@ -247,32 +279,58 @@ def recovery(run: runs.Run, size: Size, attacked: demo.Attack) -> list[dict[str,
     return found
 
 
-def main(settings: Settings) -> dict[str, Any]:
-    """Train and select; return records, one per multiplier and level, and what training was like."""
-    if settings.smoke:
-        settings = dataclasses.replace(settings, size="digits")
-    checks.require(settings.size in SIZES, f"a size among {', '.join(SIZES)}", settings.size)
+def of_seed(seed: int, settings: Settings, end: float) -> dict[str, Any]:
+    """Train and select on a seed; return records, one per multiplier and level, and what training was like."""
     size, begin = SIZES[settings.size], time.perf_counter()
-    shared_key, run_key, full_key = jax.random.split(jax.random.key(settings.seed), 3)
-    attacked = poison(settings.size, settings.seed, settings.data_dir)
-    game = make_game(size, attacked, shared_key)
+    shared_key, run_key, full_key, start_key = jax.random.split(jax.random.key(seed), 4)
+    attacked, clean = poison(settings.size, seed, settings.data_dir)
+    game = make_game(size, attacked, shared_key, pretrain(size, clean, start_key))
     full = demo.full_model(game, attacked, full_key)
-    print(f"trained on everything: {full}; {game.flops:.2g} operations a submodel", flush=True)
+    print(f"seed {seed}, trained on everything: {full}; {game.flops:.2g} operations a submodel", flush=True)
+    training = {"seed": seed} | full | {"flops_per_submodel": game.flops} | game.about
+    if settings.full_only:
+        return {"records": [], "training": training, "seconds": time.perf_counter() - begin}
     works = full["attack_success"] >= size.success and full["clean_accuracy"] >= size.accuracy
     checks.require(works, f"an attack that succeeds ({size.success:g}) on an accurate model ({size.accuracy:g})", full)
     before = time.perf_counter()
-    run = train(settings, game, size.num_submodels(max(size.multipliers)), run_key)
-    begin += time.perf_counter() - before  # of training, all pieces count, see below
-    found = recovery(run, size, attacked)
+    place = settings.out / f"{settings.size}.{seed}"
+    run = train(place, game, size.num_submodels(max(size.multipliers)), run_key, end)
+    begin += time.perf_counter() - before  # all pieces of training count, as below
+    found = [{"seed": seed} | one for one in recovery(run, size, attacked)]
+    rate = run.how_far().rows_per_second
+    seconds = run.num_submodels / rate + time.perf_counter() - begin
+    return {"records": found, "training": training | {"submodels_per_hour": 3600 * rate}, "seconds": seconds}
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Run all seeds and return records, summary and what training was like."""
+    if settings.smoke:
+        settings = dataclasses.replace(settings, size="digits", seeds=settings.seeds[:1])
+    checks.require(settings.size in SIZES, f"a size among {', '.join(SIZES)}", settings.size)
+    drawn = settings.full_only and settings.figure is not None
+    checks.require(not drawn, "no --figure with --full-only: there is nothing to draw", settings.figure)
+    size, end = SIZES[settings.size], time.perf_counter() + 60 * settings.minutes
+    parts = [of_seed(seed, settings, end) for seed in settings.seeds]
+    found = [record for part in parts for record in part["records"]]
     if settings.smoke:
         check(found)
-    about = {"size": settings.size, "seed": settings.seed, "num_train": size.num_train, "k": size.num_poisoned}
-    rate = run.how_far().rows_per_second
-    training = full | {"flops_per_submodel": game.flops, "submodels_per_hour": 3600 * rate} | game.about
-    about["seconds"] = (
-        run.num_submodels / rate + time.perf_counter() - begin
-    )  # training in all its pieces, and the rest
-    return {"records": found} | about | {"training": training}
+    about = {"size": settings.size, "num_train": size.num_train, "k": size.num_poisoned}
+    about |= {"training": [part["training"] for part in parts], "seconds": sum(part["seconds"] for part in parts)}
+    return {"records": found, "summary": summarise(found)} | about
+
+
+def summarise(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return means over the seeds, and their standard errors, by multiplier and level."""
+    summary = []
+    for multiplier, level in dict.fromkeys((one["c"], one["q"]) for one in found):
+        own = [one for one in found if (one["c"], one["q"]) == (multiplier, level)]
+        line = {"c": multiplier, "num_submodels": own[0]["num_submodels"], "q": level, "seeds": len(own)}
+        for name in ("precision", "recall"):
+            drawn = np.array([one[name] for one in own])
+            spread = drawn.std(ddof=1) / math.sqrt(drawn.size) if drawn.size > 1 else None
+            line |= {name: float(drawn.mean()), f"{name}_se": spread}
+        summary.append(line)
+    return summary
 
 
 def check(found: list[dict[str, Any]]) -> None:
@@ -286,12 +344,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """Draw precision and recall against the number of submodels, a panel per level."""
     figure, axes = plt.subplots(1, len(LEVELS), figsize=(10, 3.4), sharey=True, layout="constrained")
     for ax, level in zip(axes, LEVELS, strict=True):
-        own = [one for one in results["records"] if one["q"] == level]
+        own = [one for one in results["summary"] if one["q"] == level]
         submodels, precision, recall = ([one[name] for one in own] for name in ("num_submodels", "precision", "recall"))
         plot.precision_recall(submodels, precision, recall, ax=ax)
         ax.set_xscale("log", base=2)
         ax.set_xticks(submodels, [f"{one['num_submodels']:,}\nc = {one['c']}" for one in own])
-        ax.set_title(f"q = {level:g}, means over {QUERIES} queries", fontsize=10)
+        ax.set_title(f"q = {level:g}, {own[0]['seeds']} seeds, {QUERIES} queries each", fontsize=10)
     plot.save(figure, path)
 
 

@@ -36,7 +36,7 @@ from jaxame.attribution import Attribution
 from jaxame.design import Grid, sample_design
 from jaxame.submodels import TrainingGame, mlp
 
-SEED, NUM_TRAIN, MISLABELLED, MOST, FDR = 400, 600, 0.1, 20, 0.1
+SEED, NUM_TRAIN, NUM_QUERIES, MISLABELLED, FDR = 400, 600, 20, 0.1, 0.1
 WAYS = ("selected", "nearest", "random")
 
 
@@ -51,7 +51,8 @@ class Settings:
     retrainings: int = 20
     """With every set taken out."""
     smoke: bool = False
-    """One seed, fewer retrainings; ends with an error if what is selected matters no more than what is near."""
+    """One seed, the sizes of the demo's smoke run, fewer retrainings; ends with an error if what is selected matters
+    no more than what is near."""
     json: Path | None = None
     """File for the records."""
 
@@ -76,18 +77,18 @@ class Task(NamedTuple):
     params: Any
 
 
-def make_task(key: jax.Array) -> Task:
+def make_task(key: jax.Array, sizes: demo.Settings) -> Task:
     """Mislabel some digits, train on everything and ask about what goes wrong."""
     data_key, flip_key, shared_key, full_key = jax.random.split(key, 4)
-    train, test = data.split(data.digits(), data_key, NUM_TRAIN)
+    train, test = data.split(data.digits(), data_key, sizes.num_train)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(flip_key)).tolist())
-    mislabelled = rng.permutation(NUM_TRAIN) < round(MISLABELLED * NUM_TRAIN)
-    by = rng.integers(1, train.num_classes, NUM_TRAIN)
+    mislabelled = rng.permutation(len(train)) < round(MISLABELLED * len(train))
+    by = rng.integers(1, train.num_classes, len(train))
     train = dataclasses.replace(train, y=np.where(mislabelled, (train.y + by) % train.num_classes, train.y))
     first = make_game(train, queries.accuracy(test.x, test.y), shared_key)
-    params = first.train(full_key, np.ones(NUM_TRAIN, bool))
+    params = first.train(full_key, np.ones(len(train), bool))
     predicted = np.asarray(first.predict(params, test.x)).argmax(axis=1)
-    asked = np.flatnonzero(predicted != test.y)[:MOST]
+    asked = np.flatnonzero(predicted != test.y)[: sizes.num_queries]
     checks.require(asked.size > 0, "a wrong prediction to explain", f"none of {len(test)}")
     x, wrong = test.x[asked], predicted[asked]
     query = queries.join(queries.logit_margin(x, wrong), queries.correctness(x, test.y[asked]))
@@ -113,13 +114,12 @@ def make_game(train: data.Dataset, query: queries.Query, shared_key: jax.Array) 
     )
 
 
-def explain(task: Task, settings: Settings, key: jax.Array) -> Attribution:
+def explain(task: Task, sizes: demo.Settings, key: jax.Array) -> Attribution:
     """Estimate the effect of every training digit on every margin."""
-    base = demo.Settings()
-    draw = functools.partial(sample_design, key, Grid(base.inclusion))
-    design = draw(num_submodels=settings.num_submodels, num_sources=task.game.num_sources)
+    draw = functools.partial(sample_design, key, Grid(sizes.inclusion))
+    design = draw(num_submodels=sizes.num_submodels, num_sources=task.game.num_sources)
     margins = evaluate(task.game, design)[:, : len(task.x)]
-    return estimate_ame(design, margins, copies=base.copies, folds=base.folds)
+    return estimate_ame(design, margins, copies=sizes.copies, folds=sizes.folds)
 
 
 def taken_out(task: Task, selected: np.ndarray, query: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -141,11 +141,11 @@ def retrain(game: TrainingGame, out: list[np.ndarray], number: int, key: jax.Arr
     return utilities.reshape(number, len(out), -1)
 
 
-def run(seed: int, settings: Settings) -> list[dict[str, Any]]:
+def run(seed: int, settings: Settings, sizes: demo.Settings) -> list[dict[str, Any]]:
     """Return the records of a seed, one per way and query with a selection."""
     task_key, ame_key, retrain_key = jax.random.split(jax.random.key(SEED + seed), 3)
-    task = make_task(task_key)
-    result, num_queries, rng = explain(task, settings, ame_key), len(task.x), np.random.default_rng(seed)
+    task = make_task(task_key, sizes)
+    result, num_queries, rng = explain(task, sizes, ame_key), len(task.x), np.random.default_rng(seed)
     chosen = [result.select(FDR, q, alternative="greater").indices for q in range(num_queries)]
     asked = [q for q in range(num_queries) if chosen[q].size]
     out = [rows for q in asked for rows in taken_out(task, chosen[q], q, rng).values()]
@@ -182,9 +182,10 @@ def _asked(found: list[dict[str, Any]]) -> int:
 
 def main(settings: Settings) -> dict[str, Any]:
     """Run all seeds; return records and their summary."""
+    sizes = demo.Settings(num_train=NUM_TRAIN, num_queries=NUM_QUERIES, num_submodels=settings.num_submodels)
     if settings.smoke:
-        settings = dataclasses.replace(settings, seeds=settings.seeds[:1], num_submodels=1000, retrainings=4)
-    found = [record for seed in settings.seeds for record in run(seed, settings)]
+        settings, sizes = dataclasses.replace(settings, seeds=settings.seeds[:1], retrainings=4), demo.SMOKE
+    found = [record for seed in settings.seeds for record in run(seed, settings, sizes)]
     checks.require(len(found) > len(WAYS), "at least two queries with a selection", len(found) // len(WAYS))
     summary = summarise(found)
     if settings.smoke:

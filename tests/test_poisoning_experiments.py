@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,35 @@ def test_the_check_of_the_small_run_can_fail():
 def test_an_unknown_size_is_refused():
     with pytest.raises(ValueError, match="a size among digits, small"):
         poisoned_cifar10.main(poisoned_cifar10.Settings(size="huge"))
+
+
+def test_a_figure_of_the_full_model_alone_is_refused():
+    with pytest.raises(ValueError, match="no --figure with --full-only"):
+        poisoned_cifar10.main(poisoned_cifar10.Settings(size="digits", full_only=True, figure=Path("figure.png")))
+
+
+def test_submodels_start_from_what_was_trained_on_clean_images(monkeypatch):
+    monkeypatch.setattr(poisoned_cifar10, "START_STEPS", 200)
+    monkeypatch.setattr(poisoned_cifar10, "START_BATCH", 64)
+    size, clean = poisoned_cifar10.SIZES["digits"], data.digits().take(np.arange(200))
+    assert poisoned_cifar10.pretrain(size, clean.take(np.arange(0)), jax.random.key(4)) is None
+    start = poisoned_cifar10.pretrain(size, clean, jax.random.key(4))
+    attacked, rest = poisoned_cifar10.poison("digits", 0, None)
+    assert len(rest) == 0
+    still = dataclasses.replace(size, rate=0.0, decay=0.0)
+    game = poisoned_cifar10.make_game(still, attacked, jax.random.key(5), start)
+    params = game.train(jax.random.key(6), np.ones(game.num_sources, bool))
+    accuracy = (np.asarray(game.predict(params, clean.x)).argmax(axis=1) == clean.y).mean()
+    assert accuracy > 0.4  # of ten classes, from crops and mirror images of 8 by 8 pixels
+
+
+def test_a_summary_is_over_the_seeds():
+    cell = {"c": 1, "q": 0.1, "num_submodels": 50, "precision": 0.5, "recall": 0.2}
+    found = [cell | {"seed": 0}, cell | {"seed": 1, "recall": 0.4}, cell | {"seed": 0, "q": 0.5}]
+    first, second = poisoned_cifar10.summarise(found)
+    assert (first["seeds"], first["precision"], first["precision_se"]) == (2, 0.5, 0.0)
+    np.testing.assert_allclose([first["recall"], first["recall_se"]], [0.3, 0.1])
+    assert (second["q"], second["seeds"], second["recall_se"]) == (0.5, 1, None)
 
 
 def test_ranks_are_judged_by_the_poisoned():
@@ -193,8 +223,8 @@ def test_every_set_is_retrained_with_the_same_keys():
 
 
 def test_what_is_taken_out_is_as_much_whatever_the_way():
-    task = wrong_predictions.make_task(jax.random.key(9))
-    assert task.mislabelled.sum() == 60
+    task = wrong_predictions.make_task(jax.random.key(9), demo.SMOKE)
+    assert task.mislabelled.sum() == 30  # a tenth
     predicted = np.asarray(task.game.predict(task.params, task.x)).argmax(axis=1)
     np.testing.assert_array_equal(predicted, task.wrong)
     out = wrong_predictions.taken_out(task, np.array([3, 5, 8]), 0, np.random.default_rng(0))
