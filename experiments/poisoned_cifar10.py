@@ -47,7 +47,7 @@ from experiments import records
 from jaxame import checks, data, demo, estimate_ame, plot, queries, runs
 from jaxame.attribution import Attribution
 from jaxame.commands import STOPPED
-from jaxame.design import Grid
+from jaxame.design import Design, Grid
 from jaxame.interrupts import stop_on_signals
 from jaxame.knockoffs import Selection
 from jaxame.submodels import TrainingGame, cnn, mlp, resnet9
@@ -100,6 +100,15 @@ class Size:
         return math.ceil(multiplier * self.num_poisoned * math.log2(self.num_train))
 
 
+_SCRATCH = Size(
+    num_train=1000,
+    num_poisoned=20,
+    model=cnn((32, 32, 3), 10),
+    num_steps=120,
+    batch_size=125,
+    rate=0.02,
+    success=0.7,
+)
 _FULL = Size(
     num_train=50_000,
     num_poisoned=20,
@@ -114,16 +123,18 @@ _FULL = Size(
 )
 SIZES = {
     "digits": Size(300, 10, mlp((64, 64, 64, 10)), num_steps=100, batch_size=128, rate=0.15, multipliers=(12,)),
-    "small": Size(
-        num_train=1000,
-        num_poisoned=20,
-        model=cnn((32, 32, 3), 10),
-        num_steps=120,
-        batch_size=125,
-        rate=0.02,
-        success=0.7,
+    "small": dataclasses.replace(_SCRATCH, num_steps=60, rate=0.03, start=40_000),
+    "scratch": _SCRATCH,
+    "scaled": Size(
+        num_train=5000,
+        num_poisoned=10,
+        model=cnn((32, 32, 3), 10, (32, 64, 128)),
+        num_steps=1000,
+        batch_size=250,
+        rate=0.1,
+        decay=0.0,
+        padding=2,
     ),
-    "scaled": Size(5000, 10, cnn((32, 32, 3), 10, (32, 64)), num_steps=300, batch_size=250, rate=0.05),
     "cifar10-20": _FULL,
     "cifar10-50": dataclasses.replace(_FULL, num_poisoned=50),
     "cifar10-20-paper": dataclasses.replace(_FULL, model=resnet9(10, width=64), num_steps=1550, batch_size=1024),
@@ -267,16 +278,43 @@ def recovery(run: runs.Run, size: Size, attacked: demo.Attack) -> list[dict[str,
         first = dataclasses.replace(design, p=design.p[:number], packed=design.packed[:number])
         result = estimate_ame(first, utilities[:number], copies=size.copies)
         seconds = time.perf_counter() - begin
+        others = held_out_effects(design, utilities, number)
         for level in LEVELS:
             chosen = [select(result, query, level) for query in range(QUERIES)]
             precision, recall = np.mean([demo.score(one, attacked.poisoned) for one in chosen], axis=0)
-            clean = np.concatenate([np.setdiff1d(one.indices, attacked.poisoned) for one in chosen])
-            alike = float((attacked.train.y[clean] == TARGET).mean()) if clean.size else None
+            clean = [np.setdiff1d(one.indices, attacked.poisoned) for one in chosen]
+            alike = _mean(attacked.train.y[np.concatenate(clean)] == TARGET)
             scores = {"precision": float(precision), "recall": float(recall), "alike": alike}
             empty = sum(one.indices.size == 0 for one in chosen)
             about = {"c": multiplier, "num_submodels": number, "q": level}
+            if others is not None:
+                scores |= {"clean_effect": _mean(np.concatenate([others[rows, q] for q, rows in enumerate(clean)]))}
+                scores |= {"poison_effect": _mean(others[attacked.poisoned])}
             found.append(about | scores | {"empty": empty, "seconds_estimate": seconds})
     return found
+
+
+def held_out_effects(design: Design, utilities: np.ndarray, number: int) -> np.ndarray | None:
+    """Return the effect of every source, `[N, Q]`, in the rows after the first `number`; None if there are none.
+
+    At each inclusion probability the mean utility with the source less that without; the mean of these over the
+    probabilities is unbiased for the AME, and owes nothing to the rows by which sources were selected.
+    """
+    rows = number + np.flatnonzero(np.isfinite(utilities[number:]).all(axis=1))
+    if not rows.size:
+        return None
+    masks, p, later = np.asarray(design.masks())[rows], np.asarray(design.p)[rows], utilities[rows]
+    by_level = [(masks[p == level], later[p == level]) for level in np.unique(p)]
+    return np.mean([_means(own, u) - _means(~own, u) for own, u in by_level], axis=0)
+
+
+def _means(masks: np.ndarray, utilities: np.ndarray) -> np.ndarray:
+    """Return the mean utility of the rows with each source, `[N, Q]`."""
+    return (masks.T @ utilities) / masks.sum(axis=0)[:, None]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
 
 
 def of_seed(seed: int, settings: Settings, end: float) -> dict[str, Any]:

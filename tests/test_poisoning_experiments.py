@@ -71,6 +71,21 @@ def test_a_level_of_zero_takes_what_no_knockoff_competes_with():
     assert set(chosen.indices) <= set(importance.indices)
 
 
+def test_effects_in_later_rows_are_those_of_the_game_and_skip_failed_ones():
+    design = sample_design(jax.random.key(10), LAW, num_submodels=800, num_sources=40)
+    masks = np.asarray(design.masks())
+    utilities = np.column_stack([masks @ EFFECTS, np.ones(800)])
+    utilities[:400] = 1e6  # of rows that selected
+    utilities[500, 0] = np.nan
+    effects = poisoned_cifar10.held_out_effects(design, utilities, 400)
+    assert effects.shape == (40, 2)
+    # At each of four probabilities 100 rows, whose utility has variance 4 p (1 - p): a difference has 4 / 100.
+    error = (4 / 100 / 4) ** 0.5
+    np.testing.assert_allclose(effects[:, 0], EFFECTS, atol=4.5 * error)
+    np.testing.assert_allclose(effects[:, 1], 0.0, atol=1e-9)
+    assert poisoned_cifar10.held_out_effects(design, utilities, 800) is None
+
+
 def test_the_check_of_the_small_run_can_fail():
     good = {"q": 0.1, "precision": 0.9, "recall": 0.6}
     poisoned_cifar10.check([good, good | {"q": 0.5}])
@@ -80,7 +95,7 @@ def test_the_check_of_the_small_run_can_fail():
 
 
 def test_an_unknown_size_is_refused():
-    with pytest.raises(ValueError, match="a size among digits, small"):
+    with pytest.raises(ValueError, match="a size among digits, small, scratch"):
         poisoned_cifar10.main(poisoned_cifar10.Settings(size="huge"))
 
 
