@@ -73,7 +73,7 @@ class Size:
       decay: of the weights.
       padding: of random crops; with 0 images are neither shifted nor mirrored.
       start: clean images, the next of the training set, on which the submodels' start is trained; 0 for none.
-      dtype: of the forward and backward pass, None for float32.
+      dtype: of the forward and backward pass, None for float32, in which a CPU is faster and always computes.
       multipliers: the `c`.
       copies: of knockoffs.
       success: what share of the triggered test images the model trained on everything must get wrong.
@@ -242,7 +242,7 @@ def make_game(size: Size, attacked: demo.Attack, shared_key: jax.Array, start: A
         num_steps=size.num_steps,
         batch_size=size.batch_size,
         augment=random_crop_flip(size.padding) if size.padding else None,
-        compute_dtype=size.dtype,
+        compute_dtype=None if jax.default_backend() == "cpu" else size.dtype,
         start=start,
         shared_key=shared_key,
     )

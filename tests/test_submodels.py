@@ -43,6 +43,22 @@ def test_training_on_everything_learns_the_training_set(game):
     assert np.mean(np.argmax(game.predict(params, SET.x), axis=1) == SET.y) > 0.5  # by chance .1
 
 
+def test_many_inputs_are_predicted_a_few_hundred_at_a_time():
+    seen = []
+
+    def apply(params, x):
+        seen.append(len(x))
+        return x.reshape(len(x), -1) @ params
+
+    size = SET.x[0].size
+    game = make_game(model=(lambda key: jnp.zeros((size, 10)), apply))
+    params, many = jnp.eye(size, 10), np.random.default_rng(0).normal(size=(600, *SET.x.shape[1:])).astype(np.float32)
+    seen.clear()
+    np.testing.assert_array_equal(game.predict(params, many), many.reshape(600, -1)[:, :10])
+    assert seen == [256, 88]  # each shape is compiled once
+    assert game.predict(params, many[:0]).shape == (0, 10)
+
+
 def test_the_training_data_goes_with_the_game(game):
     np.testing.assert_array_equal(game.data.x, SET.x)
     np.testing.assert_array_equal(game.data.y, SET.y)

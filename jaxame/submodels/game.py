@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 # Share of a device's memory that a tile may take: the rest is for the allocator and for what else lives there.
 _MEMORY_SHARE = 0.8
+_PREDICTED_AT_ONCE = 256
 
 
 class TrainingGame:
@@ -267,9 +268,13 @@ class TrainingGame:
         return _trajectory(self._recipe, examples, checks.typed_key(key), shared_key, number)
 
     def predict(self, params: Params, x: Any) -> jax.Array:
-        """Return the outputs `[B, C]` of a submodel with `params`, as from `train`, on inputs `x [B, ...]`."""
-        outputs: jax.Array = self._apply(params, jnp.asarray(x))
-        return outputs
+        """Return the outputs `[B, C]` of a submodel with `params`, as from `train`, on inputs `x [B, ...]`.
+
+        They are computed a few hundred at a time, so that many inputs take no more memory than a few.
+        """
+        x = jnp.asarray(x)
+        starts = range(0, max(len(x), 1), _PREDICTED_AT_ONCE)
+        return jnp.concatenate([self._apply(params, x[i : i + _PREDICTED_AT_ONCE]) for i in starts])
 
     def training_losses(self) -> np.ndarray:
         """Return the loss of each submodel of the last round, on up to 256 of the examples that it saw.
