@@ -48,7 +48,7 @@ def test_many_inputs_are_predicted_a_few_hundred_at_a_time():
 
     def apply(params, x):
         seen.append(len(x))
-        return x.reshape(len(x), -1) @ params
+        return x.reshape(len(x), size) @ params
 
     size = SET.x[0].size
     game = make_game(model=(lambda key: jnp.zeros((size, 10)), apply))
