@@ -6,27 +6,36 @@ Some training images of other classes get a 5x5 red patch in the lower left corn
 the patch we ask for the logit margin of label 1. Submodels have the paper's inclusion probabilities, .2 to .8. For
 every `c`, precision and recall of what knockoffs select are means over the queries; who is poisoned is used for scoring
 only. A rate of q is knockoff+'s, but for q = 0: the largest set that no knockoff competes with, as in the paper.
-Precision of an empty selection is 1. `alike` is the share of label 1 among the clean images selected.
+Precision of an empty selection is 1. `alike` is the share of label 1 among the clean images selected. Where there are
+more submodels in the run, `clean_effect` and `poison_effect` are the mean effects, in these alone, of the clean images
+selected and of all the poison: of images without effect that were selected by chance the first would be 0.
 
 Sizes (`--size`), and what they are for:
 
 - `digits`: 300 of scikit-learn's digits, 10 poisoned, a small perceptron; needs no files and is what `--smoke` runs.
-- `small`: 1,000 images, 20 poisoned, a CNN, its rate and the 20 chosen on seeds 100 and 101. Two CPU cores, minutes.
-- `scaled`: 5,000 images, 10 poisoned, a wider CNN. One GPU, minutes.
+- `small`: 1,000 images, 20 poisoned, a CNN that starts from one trained on the next 40,000 images, which are clean. Two
+  CPU cores, minutes.
+- `scratch`: the same, but started from nothing. Rates of both, and the 20, were chosen on seeds 100 and 101.
+- `scaled`: 5,000 images, 10 poisoned, a deeper CNN. One GPU, minutes.
 - `cifar10-20`, `cifar10-50`: the paper's, 50,000 images, 20 or 50 poisoned, ResNet-9 with group normalisation in
   bfloat16, on a schedule of our own of 3e14 operations a submodel.
 - `cifar10-20-paper`: with as many operations a submodel as the paper's schedule, 1.8e15.
 
-Submodels are kept in a run (`--out`), which is gone on with where it ended: `--minutes 10` trains for ten minutes and
-exits with status 3 if there is more to do.
+Submodels are kept in runs below `--out`, which are gone on with where they ended: `--minutes 10` trains for ten minutes
+and exits with status 3 if there is more to do. `--full-only` trains on everything only.
 
-Result (`results/poisoned_cifar10.cpu-2-cores.json`: `small`, seed 0, 777 s on two cores, 8,100 submodels an hour of
-7e10 operations; attack success .91, accuracy .40 with all images): at q = .1 the recall is .005, .06, .25 and .55 for
-c = 1, 2, 4 and 8 (1,595 submodels), the precision 1.00, .81, .61 and .54; at q = 0 the recall is .37 and the precision
-.69 with c = 8. So at this size the claim does not hold yet at c = 8, which is more than one submodel per image. A model
-that knows little of its classes is moved by every image of label 1: of the clean images selected at q = .1 and c = 8,
-60 % have it, of all images a tenth, so that many of them count as mistakes without being any. The other sizes have not
-been run: no accelerator was at hand.
+Result (`results/poisoned_cifar10.cpu-2-cores.json`: `small`, seed 0, two cores, 17,800 submodels an hour of 3e10
+operations; attack success .70, accuracy .63 with all images): at q = .1 the recall is .08, .41, .64 and .77 for c = 1,
+2, 4 and 8 (1,595 submodels), the precision .80, .74, .70 and .58; at q = 0 recall .67 and precision .79 with c = 8.
+Few of the clean images selected are there by chance: of those at q = .1 and c = 4 the mean effect in the other 797
+submodels is .37, of the poison .78. From `scratch` (`results/poisoned_cifar10.scratch.cpu-2-cores.json`, as written by
+an earlier version, 777 s; attack success .91, accuracy .40) the recall is .005, .06, .25 and .55 and the precision
+1.00, .81, .61 and .54: a model that knows little of its classes is moved by every image of label 1, which 60 % of the
+clean images selected have, of all images a tenth.
+
+Trained on everything only (`results/poisoned_cifar10.*.full.cpu-2-cores.json`, seed 0, in float32): `scaled` has attack
+success .889 and accuracy .648; the schedule of our own of `cifar10-20` success .39 and accuracy .828, below the .9 and
+.85 that the experiment asks for, so that it stops there. No submodels of these sizes have been trained.
 """
 
 import dataclasses
@@ -387,7 +396,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         plot.precision_recall(submodels, precision, recall, ax=ax)
         ax.set_xscale("log", base=2)
         ax.set_xticks(submodels, [f"{one['num_submodels']:,}\nc = {one['c']}" for one in own])
-        ax.set_title(f"q = {level:g}, {own[0]['seeds']} seeds, {QUERIES} queries each", fontsize=10)
+        ax.set_title(f"q = {level:g}, means over {QUERIES * own[0]['seeds']} queries", fontsize=10)
     plot.save(figure, path)
 
 
