@@ -27,7 +27,7 @@ and exits with status 3 if there is more to do. `--full-only` trains on everythi
 Result (`results/poisoned_cifar10.cpu-2-cores.json`: `small`, seed 0, two cores, 17,800 submodels an hour of 3e10
 operations; attack success .70, accuracy .63 with all images): at q = .1 the recall is .08, .41, .64 and .77 for c = 1,
 2, 4 and 8 (1,595 submodels), the precision .80, .74, .70 and .58; at q = 0 recall .67 and precision .79 with c = 8.
-Few of the clean images selected are there by chance: of those at q = .1 and c = 4 the mean effect in the other 797
+The clean images selected are not there by chance alone: of those at q = .1 and c = 4 the mean effect in the other 797
 submodels is .37, of the poison .78. From `scratch` (`results/poisoned_cifar10.scratch.cpu-2-cores.json`, as written by
 an earlier version, 777 s; attack success .91, accuracy .40) the recall is .005, .06, .25 and .55 and the precision
 1.00, .81, .61 and .54: a model that knows little of its classes is moved by every image of label 1, which 60 % of the
