@@ -83,7 +83,8 @@ def _hierarchy(run: Run) -> str:
         own = _where(run, data=data, design=design, level=level)
         precision, recall = (_mean([one[name] or 0.0 for one in own]) for name in ("precision", "recall"))
         parts.append(f"{data}, {design}, {level}s: {precision:.2f} and {recall:.2f}")
-    return f"Precision and recall, means over the seeds. {'; '.join(parts)}."
+    seeds = len({one["seed"] for one in run["records"]})
+    return f"Precision and recall, number of seeds {seeds}. {'; '.join(parts)}."
 
 
 def _fdr_calibration(run: Run) -> str:

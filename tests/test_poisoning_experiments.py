@@ -99,9 +99,17 @@ def test_an_unknown_size_is_refused():
         poisoned_cifar10.main(poisoned_cifar10.Settings(size="huge"))
 
 
-def test_a_figure_of_the_full_model_alone_is_refused():
-    with pytest.raises(ValueError, match="no --figure with --full-only"):
-        poisoned_cifar10.main(poisoned_cifar10.Settings(size="digits", full_only=True, figure=Path("figure.png")))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"full_only": True, "figure": Path("figure.png")}, "--full-only without --smoke and --figure"),
+        ({"full_only": True, "smoke": True}, "--full-only without --smoke and --figure"),
+        ({"seeds": ()}, "at least one of --seeds"),
+    ],
+)
+def test_settings_that_leave_nothing_to_do_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        poisoned_cifar10.main(poisoned_cifar10.Settings(**{"size": "digits", **given}))
 
 
 def test_submodels_start_from_what_was_trained_on_clean_images(monkeypatch):
