@@ -18,7 +18,7 @@ Sizes (`--size`), and what they are for:
 - `scratch`: the same, but started from nothing. Rates of both, and the 20, were chosen on seeds 100 and 101.
 - `scaled`: 5,000 images, 10 poisoned, a deeper CNN. One GPU, minutes.
 - `cifar10-20`, `cifar10-50`: the paper's, 50,000 images, 20 or 50 poisoned, ResNet-9 with group normalisation in
-  bfloat16, on a schedule of our own of 3e14 operations a submodel.
+  bfloat16, on a schedule of our own of 3.4e14 operations a submodel.
 - `cifar10-20-paper`: with as many operations a submodel as the paper's schedule, 1.8e15.
 
 Submodels are kept in runs below `--out`, which are gone on with where they ended: `--minutes 10` trains for ten minutes
@@ -36,9 +36,11 @@ an earlier version, 777 s; attack success .91, accuracy .40) the recall is .005,
 clean images selected have, of all images a tenth.
 
 Trained on everything only (`results/poisoned_cifar10.*.full.cpu-2-cores.json`, in float32): `scaled` has attack success
-.92, .96 and .88 and accuracy .65, .63 and .65 on seeds 0, 1 and 2, at 1.1e13 operations a submodel. The schedule of our
-own of `cifar10-20` has success .39 and accuracy .828 on seed 0, below the .9 and .85 that the experiment asks for, so
-that it stops there. No submodels of these sizes have been trained.
+.92, .93 and .95 and accuracy .65, .66 and .65 on seeds 0, 1 and 2, at 1.1e13 operations a submodel. The schedule of our
+own of `cifar10-20` has success .904 and accuracy .857 on seed 0, at 3.4e14 operations, a fifth of the paper's, where
+the experiment asks for .9 and .85. Settings of both were chosen on seeds 100 and 101. An earlier schedule of
+`cifar10-20`, with batches of 512 of a submodel's own instead of 128, weight decay and shifts of 4, had .39 and .828
+from 2.9e14 operations. The paper's number of operations was not tried, and no submodels of these sizes were trained.
 """
 
 import dataclasses
@@ -125,10 +127,11 @@ _FULL = Size(
     num_train=50_000,
     num_poisoned=20,
     model=resnet9(10, width=32),
-    num_steps=1000,
-    batch_size=1024,
+    num_steps=4700,
+    batch_size=256,
     rate=0.4,
-    padding=4,
+    decay=0.0,
+    padding=2,
     dtype=jnp.bfloat16,
     copies=4,
     accuracy=0.85,
@@ -141,15 +144,17 @@ SIZES = {
         num_train=5000,
         num_poisoned=10,
         model=cnn((32, 32, 3), 10, (32, 64, 128)),
-        num_steps=1500,
-        batch_size=250,
-        rate=0.1,
+        num_steps=3000,
+        batch_size=125,
+        rate=0.05,
         decay=0.0,
         padding=2,
     ),
     "cifar10-20": _FULL,
     "cifar10-50": dataclasses.replace(_FULL, num_poisoned=50),
-    "cifar10-20-paper": dataclasses.replace(_FULL, model=resnet9(10, width=64), num_steps=1550, batch_size=1024),
+    "cifar10-20-paper": dataclasses.replace(
+        _FULL, model=resnet9(10, width=64), num_steps=1550, batch_size=1024, decay=5e-4, padding=4
+    ),
 }
 
 

@@ -63,6 +63,18 @@ def test_numbers_of_submodels_are_those_of_the_paper():
     assert dataclasses.replace(size, num_poisoned=50).num_submodels(1) == 781
 
 
+def test_a_submodel_costs_no_more_than_the_schedules_say():
+    few = np.zeros((poisoned_cifar10.QUERIES, 32, 32, 3), np.float32)
+    images = data.Dataset(np.zeros((2000, 32, 32, 3), np.float32), np.zeros(2000, np.int32), "black", 10)
+    attacked = demo.Attack(images, few, np.zeros(len(few), int), images, few, 1, np.arange(20))
+    games = {
+        name: poisoned_cifar10.make_game(poisoned_cifar10.SIZES[name], attacked, jax.random.key(0), None)
+        for name in ("cifar10-20", "cifar10-20-paper")
+    }
+    assert games["cifar10-20"].flops <= 4e14
+    assert games["cifar10-20-paper"].flops == pytest.approx(1.8e15, rel=0.05)
+
+
 def test_a_level_of_zero_takes_what_no_knockoff_competes_with():
     own = result()
     chosen = poisoned_cifar10.select(own, 0, 0.0)
