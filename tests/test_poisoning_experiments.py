@@ -75,6 +75,22 @@ def test_a_submodel_costs_no_more_than_the_schedules_say():
     assert games["cifar10-20-paper"].flops == pytest.approx(1.8e15, rel=0.05)
 
 
+def test_muon_moves_a_kernel_alike_in_all_directions_and_all_else_by_a_tenth():
+    kernel_key, bias_key = jax.random.split(jax.random.key(4))
+    gradient = {"kernel": jax.random.normal(kernel_key, (3, 3, 4, 8)), "bias": jax.random.normal(bias_key, (8,))}
+    params = jax.tree.map(jnp.zeros_like, gradient)
+    optimizer = poisoned_cifar10.muon(0.5, 10, 0.0)
+    state = optimizer.init(params)
+    for _ in range(3):  # the third step has the full rate
+        updates, state = optimizer.update(gradient, state, params)
+    spread = np.linalg.svd(np.asarray(gradient["kernel"]).reshape(36, 8))[1]
+    assert spread.max() > 2 * spread.min()
+    sizes = np.linalg.svd(np.asarray(updates["kernel"]).reshape(36, 8))[1] / 0.5
+    assert ((sizes > 0.5) & (sizes < 1.5)).all()
+    assert np.vdot(updates["kernel"], gradient["kernel"]) < 0
+    np.testing.assert_allclose(updates["bias"], -0.05 * np.sign(gradient["bias"]), rtol=1e-4)
+
+
 def test_a_level_of_zero_takes_what_no_knockoff_competes_with():
     own = result()
     chosen = poisoned_cifar10.select(own, 0, 0.0)
