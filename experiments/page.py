@@ -30,7 +30,7 @@ def _poisoned_digits(run: Run) -> str:
 
 def _poisoned_cifar10(run: Run) -> str:
     last = [one for one in run["summary"] if one["q"] == 0.1][-1]
-    first = f"Size {run['size']}, N = {run['num_train']:,}, k = {run['k']}"
+    first = f"Size {run['size']}, number of seeds {last['seeds']}, N = {run['num_train']:,}, k = {run['k']}"
     found = f"precision {last['precision']:.2f} and recall {last['recall']:.2f} at q = .1"
     return f"{first}: {last['num_submodels']:,} submodels (c = {last['c']}) give {found}."
 
