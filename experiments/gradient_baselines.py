@@ -165,7 +165,7 @@ def judge(values: np.ndarray, poisoned: np.ndarray, reference: Reference) -> dic
 def selected(result: Attribution, poisoned: np.ndarray) -> dict[str, float]:
     """Return mean precision and recall of what knockoffs select."""
     chosen = [result.select(FDR, q, alternative="greater") for q in range(len(result.values))]
-    precision, recall = np.mean([demo.score(one, poisoned) for one in chosen], axis=0)
+    precision, recall = np.mean([metrics.precision_recall(one.indices, poisoned) for one in chosen], axis=0)
     return {"precision": float(precision), "recall": float(recall)}
 
 

@@ -32,7 +32,7 @@ import optax
 
 from experiments import records
 from experiments.hidden import last_hidden
-from jaxame import ame, checks, data, demo, queries
+from jaxame import ame, checks, data, demo, metrics, queries
 from jaxame.design import Grid
 from jaxame.submodels import TrainingGame, logistic, mlp
 
@@ -173,7 +173,7 @@ def run(attack: str, seed: int, sizes: demo.Settings) -> dict[str, Any]:
     case, law, number = ATTACKS[attack](case_key, sizes), Grid(sizes.inclusion), sizes.num_submodels
     result = ame(case.game, key=key, num_submodels=number, law=law, copies=sizes.copies, folds=sizes.folds)
     chosen = [result.select(sizes.fdr, q, alternative="greater") for q in range(result.num_queries)]
-    scores = [demo.score(one, culprits) for one, culprits in zip(chosen, case.culprits, strict=True)]
+    scores = [metrics.precision_recall(one.indices, own) for one, own in zip(chosen, case.culprits, strict=True)]
     precision, recall = np.mean(scores, axis=0)
     about = {"attack": attack, "seed": seed, "success": case.success, "change": case.change}
     return about | {"precision": float(precision), "recall": float(recall), "num_submodels": number}

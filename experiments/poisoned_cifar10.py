@@ -63,7 +63,7 @@ import optax
 from optax import contrib
 
 from experiments import records
-from jaxame import checks, data, demo, estimate_ame, plot, queries, runs
+from jaxame import checks, data, demo, estimate_ame, metrics, plot, queries, runs
 from jaxame.attribution import Attribution
 from jaxame.commands import STOPPED
 from jaxame.design import Design, Grid
@@ -341,7 +341,8 @@ def recovery(run: runs.Run, size: Size, attacked: demo.Attack) -> list[dict[str,
         others = held_out_effects(design, utilities, number)
         for level in LEVELS:
             chosen = [select(result, query, level) for query in range(QUERIES)]
-            precision, recall = np.mean([demo.score(one, attacked.poisoned) for one in chosen], axis=0)
+            scores = [metrics.precision_recall(one.indices, attacked.poisoned) for one in chosen]
+            precision, recall = np.mean(scores, axis=0)
             clean = [np.setdiff1d(one.indices, attacked.poisoned) for one in chosen]
             alike = _mean(attacked.train.y[np.concatenate(clean)] == TARGET)
             scores = {"precision": float(precision), "recall": float(recall), "alike": alike}

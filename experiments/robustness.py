@@ -38,7 +38,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import records
-from jaxame import demo, estimate_ame, evaluate
+from jaxame import demo, estimate_ame, evaluate, metrics
 from jaxame.design import Design, Grid, sample_design
 
 SEED = 200
@@ -134,7 +134,7 @@ def run(condition: Condition, seed: int, base: demo.Settings) -> dict[str, Any]:
     assumed = analysed_as(design, condition)
     result = estimate_ame(assumed, utilities, copies=settings.copies, folds=settings.folds)
     chosen = [result.select(settings.fdr, q, alternative="greater") for q in range(settings.num_queries)]
-    precision, recall = np.mean([demo.score(one, attacked.poisoned) for one in chosen], axis=0)
+    precision, recall = np.mean([metrics.precision_recall(one.indices, attacked.poisoned) for one in chosen], axis=0)
     return {
         "success": full["attack_success"],
         "accuracy": full["clean_accuracy"],

@@ -32,8 +32,9 @@ _EXPLAIN = {
         "submodels instead of leaving them out"
     ),
     Status.NOT_FINITE: (
-        "the utility of some subset is not finite, and this estimator cannot leave a subset out; values that it goes "
-        "into are NaN; mend the failing submodels, or use jaxame.ame or jaxame.shapley, which leave them out"
+        "the utility of some subset is not finite, or a model diverged, and this estimator cannot leave one out; "
+        "values that it goes into are NaN; mend the failing submodels, or use jaxame.ame or jaxame.shapley, which "
+        "leave them out"
     ),
     Status.TOTAL_NOT_FINITE: (
         "the utility of no source or of all is not finite, so the values could not be made to sum to the difference; "
@@ -78,7 +79,7 @@ class Attribution:
       randomisation_p: `[Q, 2, N]` p-values of the exact test, against sources that raise and that lower the query, or
         None; see `p_values`.
       training_variance: `[Q]` variance of the utility over training runs on the same subset, or None if no subset was
-        trained on twice.
+        trained on twice; NaN for a query without a subset on which both were finite.
       utility_variance: `[Q]` variance of the utility over all submodels.
       about: what was run: law, coding, sizes, versions. JSON-serialisable.
     """
@@ -186,8 +187,10 @@ class Attribution:
             exact_ones: np.ndarray = {"two-sided": both, "greater": greater, "less": less}[alternative]
             return exact_ones
         stderr = self._with_stderr()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = self.debiased / stderr
         # A target without any variance has no effect of any source, and no error.
-        z = np.where(stderr > 0, self.debiased / np.where(stderr > 0, stderr, 1.0), 0.0)
+        z = np.where((self.debiased == 0) & (stderr == 0), 0.0, z)
         normal = scipy.stats.norm
         tail = {"two-sided": 2 * normal.sf(np.abs(z)), "greater": normal.sf(z), "less": normal.cdf(z)}
         approximate: np.ndarray = tail[alternative]
@@ -202,8 +205,7 @@ class Attribution:
         References:
           Benjamini and Hochberg, JRSS B 57(1), 1995.
         """
-        q_values: np.ndarray = scipy.stats.false_discovery_control(self.p_values(alternative, exact=exact), axis=1)
-        return q_values
+        return np.stack([knockoffs.adjusted(p) for p in self.p_values(alternative, exact=exact)])
 
     def efficient(self, total: np.ndarray, variance: np.ndarray | None = None) -> np.ndarray:
         """Return `values` shifted so that they sum to `total`, as Shapley values do (the axiom of efficiency).

@@ -26,6 +26,7 @@ from jaxame.design import Design, Grid, sample_design
 from jaxame.estimators import check_options, estimate_ame
 from jaxame.evaluation import evaluate
 from jaxame.knockoffs import Selection
+from jaxame.metrics import precision_recall
 from jaxame.submodels import TrainingGame, mlp
 from jaxame.types import Items, Progress
 
@@ -233,13 +234,6 @@ def makes_sense(summary: dict[str, Any]) -> bool:
     return bool(summary["attack_success"] > 0.5 and summary["precision"] > 0.5 and summary["recall"] > 0.2)
 
 
-def score(selection: Selection, poisoned: np.ndarray) -> tuple[float, float]:
-    """Precision and recall of a selection; an empty one has precision 1 and recall 0."""
-    found = np.isin(selection.indices, poisoned).sum()
-    precision = found / selection.indices.size if selection.indices.size else 1.0
-    return float(precision), float(found / poisoned.size)
-
-
 def run(settings: Settings, console: Console) -> dict[str, Any]:
     """Run the demo, print its table and write its folder.
 
@@ -315,7 +309,7 @@ def _estimate(
 def _summarise(
     settings: Settings, design: Design, attacked: Attack, selections: list[Selection]
 ) -> dict[str, int | float]:
-    scores = np.array([score(selection, attacked.poisoned) for selection in selections])
+    scores = np.array([precision_recall(selection.indices, attacked.poisoned) for selection in selections])
     return {
         "precision": float(scores[:, 0].mean()),
         "recall": float(scores[:, 1].mean()),
@@ -336,7 +330,7 @@ def _print_table(
     for name in ("query", "true class", "selected", "precision", "recall"):
         table.add_column(name, justify="left" if name == "selected" else "right")
     for q, selection in enumerate(selections):
-        precision, recall = score(selection, attacked.poisoned)
+        precision, recall = precision_recall(selection.indices, attacked.poisoned)
         ids = [f"[green]{i}[/]" if i in attacked.poisoned else str(i) for i in selection.indices]
         text = " ".join(ids) or selection.reason
         table.add_row(str(q), str(attacked.query_y[q]), text, f"{precision:.2f}", f"{recall:.2f}")

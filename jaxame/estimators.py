@@ -133,15 +133,18 @@ def ame(
         result = stopping.run(estimate, stop, num_submodels, maximum)
     if not repeats:
         return result
-    return dataclasses.replace(result, training_variance=_training_variance(game, design, utilities[0], repeats))
-
-
-def _training_variance(game: Game, design: Design, utilities: np.ndarray, repeats: int) -> np.ndarray:
-    """Variance of the utility over keys of the game, `[Q]`, from the first rows, evaluated once more."""
     first = dataclasses.replace(design, p=design.p[:repeats], packed=design.packed[:repeats])
     again = evaluate(game, first, key=jax.random.fold_in(checks.typed_key(design.key), _REPEAT_STREAM))
-    variance: np.ndarray = np.nanmean((again - utilities[:repeats]) ** 2, axis=0) / 2
-    return variance
+    both = (with_contrasts(each, options.get("contrasts")) for each in (utilities[0][:repeats], again))
+    return dataclasses.replace(result, training_variance=_training_variance(*both))
+
+
+def _training_variance(utilities: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Variance over keys of the game, `[Q]`, from two evaluations of the same rows; NaN if no row is finite twice."""
+    known = np.isfinite(utilities) & np.isfinite(again)
+    squares = np.subtract(again, utilities, out=np.zeros(known.shape), where=known) ** 2
+    number = known.sum(axis=0)
+    return np.divide(squares.sum(axis=0), 2 * number, out=np.full(len(number), np.nan), where=number > 0)
 
 
 def estimate_ame(
@@ -200,8 +203,9 @@ def estimate_ame(
       An `Attribution`, values `[Q, N]` in the unit of the utilities.
 
     Raises:
-      ValueError: for a bad argument, utilities of another shape, fewer than two finite rows for a query, or a law that
-        the design's rows do not overlap with.
+      ValueError: for a bad argument, utilities of another shape, fewer than two finite rows for a query or all of them
+        in one fold, no more of them than coefficients for intervals by least squares, or a law that the design's rows
+        do not overlap with.
 
     Example:
       >>> import jax
@@ -234,6 +238,7 @@ def estimate_ame(
     regression = coding.weight, coding.z
     fold_key = jax.random.fold_in(jax.random.key(0) if design.key is None else design.key, _FOLD_STREAM)
     fold = np.asarray(assign_folds(fold_key, design.num_submodels, folds, design.units if design.paired else None))
+    _check_folds(targets, coding.weight > 0, fold)
     columns, keep_folds = mask_columns(design, coding), intervals == "cross-fitted"
     fit, factor = cross_validate_weighted(
         lambda factor: make_problem(columns, targets, *regression, fold, factor=factor),
@@ -442,11 +447,7 @@ def _check_utilities(utilities: ArrayLike, counts: np.ndarray, contrasts: ArrayL
     targets = checks.array(utilities, np.float64)
     fits = targets.ndim == 2 and targets.shape[0] == counts.size and targets.shape[1] > 0
     checks.require(fits, f"utilities [M={counts.size}, Q]", list(targets.shape))
-    if contrasts is not None:
-        weights = np.asarray(contrasts, np.float64)
-        fits = weights.shape[1] == targets.shape[1]
-        checks.require(fits, f"contrasts [C, Q={targets.shape[1]}]", list(weights.shape))
-        targets = np.concatenate([targets, _weighted_sums(targets, weights)], axis=1)
+    targets = with_contrasts(targets, contrasts)
     num_finite = np.isfinite(targets[counts]).sum(axis=0)
     worst = int(num_finite.argmin())
     needs = "at least 2 finite rows for every query"
@@ -454,10 +455,26 @@ def _check_utilities(utilities: ArrayLike, counts: np.ndarray, contrasts: ArrayL
     return targets
 
 
-def _weighted_sums(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums `[M, C]` over queries; not finite only where a query that counts is not."""
-    sums = [targets[:, own != 0] @ own[own != 0] for own in weights]
-    return np.stack(sums, axis=1) if sums else np.zeros((len(targets), 0))
+def _check_folds(targets: np.ndarray, counts: np.ndarray, fold: np.ndarray) -> None:
+    """Refuse a query whose finite rows are all held out by one fold, as nothing is left to fit then."""
+    own = [np.unique(fold[counts & np.isfinite(y)]).size for y in targets.T]
+    needs = "finite rows in at least 2 folds of the cross-validation for every query"
+    checks.require(min(own) > 1, needs, f"all rows of query {int(np.argmin(own))} in one")
+
+
+def with_contrasts(utilities: np.ndarray, contrasts: ArrayLike | None) -> np.ndarray:
+    """Return utilities `[M, Q]` and after them, `[M, C]`, their sums weighted by the contrasts `[C, Q]`.
+
+    A sum is not finite only where a query that counts is not.
+    """
+    if contrasts is None:
+        return utilities
+    weights = np.asarray(contrasts, np.float64)
+    checks.require(
+        weights.shape[1] == utilities.shape[1], f"contrasts [C, Q={utilities.shape[1]}]", list(weights.shape)
+    )
+    sums = [utilities[:, own != 0] @ own[own != 0] for own in weights]
+    return np.stack([*utilities.T, *sums], axis=1)
 
 
 def _certificates(

@@ -69,8 +69,16 @@ def least_squares(design: Design, coding: Coding, targets: np.ndarray) -> OneSte
 
     References:
       MacKinnon and White, J. Econometrics 29(3), 1985 (HC2).
+
+    Raises:
+      ValueError: if a query has no more finite rows with weight than there are coefficients.
     """
     x = np.concatenate([exact_columns(design, coding, np.arange(design.num_sources)), coding.z], axis=1)
+    for q, y in enumerate(targets.T):
+        own = np.unique(design.units[np.isfinite(y) & (coding.weight > 0)]).size
+        unit = "pairs" if design.paired else "rows"
+        needs = f"more finite {unit} than the {x.shape[1]} coefficients of query {q}, for least squares"
+        checks.require(own > x.shape[1], f"{needs}; other intervals do with fewer", f"{own} {unit}")
     found = [_least_squares(x, y, coding.weight, design) for y in targets.T]
     return OneStep(*(np.stack(part) for part in zip(*found, strict=True)))
 

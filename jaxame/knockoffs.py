@@ -165,19 +165,31 @@ def select_by_e_values(columns: np.ndarray, fdr: float) -> Selection:
 def select_by_p_values(p: np.ndarray, fdr: float) -> Selection:
     """Select sources at a false discovery rate from p-values `[N]`, by Benjamini and Hochberg (JRSS B 57(1), 1995).
 
+    A source whose p-value is NaN is not tested, and so neither selected nor counted.
+
     Raises:
       ValueError: for a level outside (0, 1).
     """
     fdr = checks.probability(fdr, "fdr")
-    q_values = scipy.stats.false_discovery_control(p)
+    q_values = adjusted(p)
     with np.errstate(divide="ignore"):
         statistic = -np.log10(p)
     chosen = q_values <= fdr
+    if np.isnan(p).all():
+        return Selection(_NONE, statistic, math.inf, 0.0, fdr, "nothing selected: no source has a p-value")
     if not chosen.any():
-        best = int((q_values == q_values.min()).sum())
-        reason = f"nothing selected at fdr={fdr:g}: {best} sources would be at fdr={q_values.min():.3g}"
+        best = int((q_values == np.nanmin(q_values)).sum())
+        reason = f"nothing selected at fdr={fdr:g}: {best} sources would be at fdr={np.nanmin(q_values):.3g}"
         return Selection(_NONE, statistic, math.inf, 0.0, fdr, reason)
     return _beyond(statistic, float(statistic[chosen].min()), float(q_values[chosen].max()), fdr)
+
+
+def adjusted(p: np.ndarray) -> np.ndarray:
+    """Adjust p-values `[N]` as Benjamini and Hochberg do; NaN where they are, which are not counted."""
+    found, known = np.full(p.shape, np.nan), ~np.isnan(p)
+    if known.any():
+        found[known] = scipy.stats.false_discovery_control(p[known])
+    return found
 
 
 _NONE = np.zeros(0, np.int64)

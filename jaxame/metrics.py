@@ -1,6 +1,7 @@
 """How good values are: tasks that data valuation is used for, as metrics over the values of any estimator.
 
-Every metric takes `values [Q, N]` as in `Attribution.values`, or `[N]` for one query, and has a result per query.
+All but `precision_recall`, which is of selections, take `values [Q, N]` as in `Attribution.values`, or `[N]` for one
+query, and have a result per query.
 """
 
 from typing import Any
@@ -16,6 +17,30 @@ FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """Shares of the sources that curves go through by default."""
 _ORDER_STREAM, _GAME_STREAM = 2**32 - 1, 2**32 - 2
 _CHUNK = 1024
+
+
+def precision_recall(selected: ArrayLike, planted: ArrayLike) -> tuple[float, float]:
+    """Return the share of the selected sources that were planted, and of the planted ones that were selected.
+
+    An empty selection has precision 1, as it says nothing wrong, and recall 0; where precisions are averaged, say how
+    many selections are empty.
+
+    Args:
+      selected: `[m]` sources, such as `Selection.indices`.
+      planted: `[k]` the sources that should be found, at least one.
+
+    Raises:
+      ValueError: if these are not arrays of numbers of sources, none twice, or nothing was planted.
+
+    Example:
+      >>> from jaxame import metrics
+      >>> metrics.precision_recall([4, 0, 2, 3], [1, 4])
+      (0.25, 0.5)
+    """
+    selected, planted = (_checked_sources(*each) for each in ((selected, "selected"), (planted, "planted")))
+    checks.require(planted.size > 0, "at least one planted source", "none")
+    right = np.intersect1d(selected, planted).size
+    return right / selected.size if selected.size else 1.0, right / planted.size
 
 
 def mislabel_auc(values: ArrayLike, mislabelled: ArrayLike) -> np.ndarray:
@@ -337,7 +362,7 @@ def _measure(game: Any, key: jax.Array, masks: np.ndarray, repeats: int) -> np.n
     for start in range(0, len(row), chunk):
         rows = slice(start, start + chunk)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(game_key, repeat[rows])
-        part = np.asarray(game(keys, masks[row[rows]]), np.float64)
+        part = checks.array(game(keys, masks[row[rows]]), np.float64)
         width = parts[0].shape[1] if parts else "Q"
         fits = part.ndim == 2 and len(part) == len(row[rows]) and width in ("Q", part.shape[1])
         checks.require(fits, f"the game to return [{len(row[rows])}, {width}]", list(part.shape))
@@ -368,6 +393,15 @@ def _checked_values(values: ArrayLike) -> np.ndarray:
     checks.require(is_table, "values [Q, N] or [N]", checks.describe(given))
     checks.require(bool(np.isfinite(given).all()), "finite values", f"{(~np.isfinite(given)).sum()} that are not")
     return np.atleast_2d(given).astype(np.float64)
+
+
+def _checked_sources(sources: ArrayLike, name: str) -> np.ndarray:
+    """Numbers of sources, int `[m]`."""
+    given = np.asarray(sources)
+    fits = given.ndim == 1 and (not given.size or np.issubdtype(given.dtype, np.integer))
+    fits = fits and np.unique(given).size == given.size
+    checks.require(fits, f"{name} [m], different sources", checks.describe(given))
+    return given
 
 
 def _checked_labels(mislabelled: ArrayLike, num_sources: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxame import checks, stopping, truncation
 from jaxame.attribution import Attribution
 from jaxame.design import TruncatedUniform
-from jaxame.estimators import Options, ame
+from jaxame.estimators import Options, ame, with_contrasts
 from jaxame.evaluation import Game
 from jaxame.types import Progress, Status, silent
 
@@ -89,7 +89,9 @@ def shapley(
     )
     lowest, highest = np.array(result.about["utility_range"]).T
     if efficient:
-        ends = _none_and_all(game, key, result.num_queries)
+        contrasts = options.get("contrasts")
+        num_measured = result.num_queries - (0 if contrasts is None else len(np.asarray(contrasts)))
+        ends = with_contrasts(_none_and_all(game, key, num_measured), contrasts)
         result = _with_total(result, ends[1] - ends[0])
         lowest, highest = np.fmin(lowest, ends.min(axis=0)), np.fmax(highest, ends.max(axis=0))
     bound = truncation.bias_bound(eps, highest - lowest, result.values)
@@ -101,7 +103,7 @@ def _none_and_all(game: Game, key: jax.Array, num_queries: int) -> np.ndarray:
     """Utilities of no source and of all, `[2, Q]`."""
     keys = jax.random.split(jax.random.fold_in(key, _ENDS_STREAM))
     masks = np.repeat([[False], [True]], game.num_sources, axis=1)
-    ends = np.asarray(game(keys, jnp.asarray(masks)), np.float64)
+    ends = checks.array(game(keys, jnp.asarray(masks)), np.float64)
     checks.require(ends.shape == (2, num_queries), f"the game to return [2, {num_queries}]", list(ends.shape))
     return ends
 
@@ -109,7 +111,10 @@ def _none_and_all(game: Game, key: jax.Array, num_queries: int) -> np.ndarray:
 def _with_total(result: Attribution, total: np.ndarray) -> Attribution:
     """Let the values sum to `total [Q]` where that is finite, and mark the queries where it is not."""
     known = np.isfinite(total)
-    noise = result.about["noise_variance"] if result.training_variance is None else result.training_variance
-    variance = None if noise is None else 2 * np.array(noise)
+    unknown = np.full(result.num_queries, np.nan)
+    told, guessed = result.training_variance, result.about["noise_variance"]
+    told, guessed = (unknown if noise is None else np.array(noise, float) for noise in (told, guessed))
+    noise = np.where(np.isfinite(told), told, guessed)
+    variance = 2 * np.where(np.isfinite(noise), noise, 0.0)
     values = result.efficient(np.where(known, total, result.values.sum(axis=1)), variance)
     return dataclasses.replace(result, values=values, status=np.where(known, result.status, Status.TOTAL_NOT_FINITE))

@@ -410,6 +410,28 @@ def test_data_oob_finds_swapped_labels():
     np.testing.assert_allclose(result.values[0], voted, atol=5 * math.sqrt(2 * 0.25 / 70))
 
 
+def test_data_oob_of_few_examples():
+    """A tree whose bag holds every example has none to be asked about, as happens to one in two of two examples."""
+    result = baselines.data_oob(neighbours(size=2), key=KEY, budget=40)
+    assert np.isfinite(result.values).all()
+    alone = baselines.data_oob(neighbours(size=1), key=KEY, budget=5)
+    assert np.isnan(alone.values).all()
+    assert alone.status.tolist() == [Status.NOT_FINITE]
+
+
+def test_p_values_of_what_is_known_exactly_and_of_what_is_not_known():
+    """An error of 0 is one of certainty, and a value that is NaN has no p-value."""
+    sure = baselines.permutation(games.Additive([2.0, -1.0, 0.0]), key=KEY, budget=20)
+    assert (sure.stderr == 0).all()
+    np.testing.assert_array_equal(sure.p_values(), [[0, 0, 1]])
+    np.testing.assert_array_equal(sure.p_values("greater"), [[0, 1, 0.5]])
+    np.testing.assert_array_equal(sure.select(0.1, method="bh-approximate").indices, [0, 1])
+    unknown = dataclasses.replace(sure, debiased=np.array([[np.nan, 1, 0]]), stderr=np.array([[np.nan, 0.1, 0.1]]))
+    np.testing.assert_array_equal(np.isnan(unknown.p_values()), [[True, False, False]])
+    np.testing.assert_array_equal(np.isnan(unknown.q_values()), [[True, False, False]])
+    np.testing.assert_array_equal(unknown.select(0.1, method="bh-approximate").indices, [1])
+
+
 def test_exact_takes_few_sources():
     with pytest.raises(ValueError, match=r"at most 20 sources, as all subsets are evaluated; got 40, with 2\^40"):
         baselines.exact(games.Majority(39 + 1, range(39)), key=KEY, budget=10**13)
@@ -461,6 +483,10 @@ BAD = {
     "test points of another kind": (
         lambda: baselines.knn_shapley(neighbours(), key=KEY, budget=0, test_x=np.ones((3, 4)), test_y=np.ones(3)),
         r"test_x \[Q, ...\] of 2 numbers each and test_y \[Q\]",
+    ),
+    "test points that are not finite": (
+        lambda: baselines.knn_shapley(neighbours(), key=KEY, budget=0, test_x=np.full((1, 2), np.nan), test_y=[1]),
+        "finite test_x; got 2 entries",
     ),
     "one source": (
         lambda: baselines.group_testing(games.Additive([1.0]), key=KEY, budget=90),

@@ -36,12 +36,6 @@ def test_attack_changes_only_the_poisoned_images():
     assert attacked.query_x.shape == (20, 8, 8)
 
 
-def test_score():
-    poisoned = np.array([1, 4])
-    assert demo.score(selection([4, 0, 2, 3]), poisoned) == (0.25, 0.5)
-    assert demo.score(selection([]), poisoned) == (1.0, 0.0)
-
-
 @pytest.mark.slow
 def test_smoke_run_writes_everything(tmp_path):
     """In a process of its own, as a user would run it: `python -m experiments.poisoned_digits` is `jaxame demo`."""

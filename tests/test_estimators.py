@@ -342,6 +342,14 @@ def test_bad_utilities_are_refused(design, bad, message):
         jaxame.estimate_ame(design, bad)
 
 
+def test_finite_rows_in_one_fold_are_refused(design, utilities, monkeypatch):
+    monkeypatch.setattr("jaxame.estimators.assign_folds", lambda *_: np.arange(M) * FOLDS // M)
+    bad = np.where((np.arange(M) > 1)[:, None] & (np.arange(Q) == 1), np.nan, utilities)
+    message = "finite rows in at least 2 folds of the cross-validation for every query; got all rows of query 1 in one"
+    with pytest.raises(ValueError, match=message):
+        jaxame.estimate_ame(design, bad, folds=FOLDS, copies=0)
+
+
 def test_copies_of_a_foreign_design_need_a_key(design, utilities, result):
     foreign = dataclasses.replace(design, key=None)
     with pytest.raises(ValueError, match="needs knockoff_key, as this design has no key of its own; got None"):

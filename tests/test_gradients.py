@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from training_helpers import SET, make_game
 
-from jaxame import baselines, games, queries
+from jaxame import Status, baselines, games, queries
 from jaxame.baselines.linearised import project
 from jaxame.submodels import logistic
 
@@ -205,6 +205,15 @@ def test_copies_with_the_label_asked_about_come_first(name):
         np.testing.assert_array_equal(np.sort(first), PLANTED.start + 2 * q + np.arange(2))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_that_diverged_is_told(name):
+    game = make_logistic(optimizer=optax.sgd(1e38))
+    result = getattr(baselines, name)(game, key=KEY, budget=1, **METHODS[name])
+    assert np.isnan(result.values).all()
+    assert (result.status == Status.NOT_FINITE).all()
+
+
 def test_conjugate_gradients_that_end_early_warn():
     with pytest.warns(UserWarning, match="ended at a relative residual of .* raise max_steps or damping"):
         baselines.influence(GAME, key=KEY, budget=1, damping=1e-4, max_steps=2)
@@ -212,6 +221,12 @@ def test_conjugate_gradients_that_end_early_warn():
 
 REGRESSION = {"y": SET.x.reshape(N, -1)[:, :10], "loss": lambda outputs, y: ((outputs - y) ** 2).sum(axis=1)}
 ERRORS = {
+    "points that are not finite": (
+        lambda: baselines.feature_similarity(
+            GAME, key=KEY, budget=1, **POINTS | {"test_x": np.full_like(SET.x[ASKED], np.nan)}
+        ),
+        "finite test_x",
+    ),
     "another game": (
         lambda: baselines.gradient_dot(games.Threshold(5, [0, 1, 2], 2), key=KEY, budget=1),
         "TrainingGame",

@@ -121,6 +121,15 @@ def test_least_squares_needs_more_rows_than_coefficients():
         jaxame.estimate_ame(design, utilities, intervals="exact")
 
 
+def test_least_squares_needs_more_finite_rows_than_coefficients():
+    """With as many rows as coefficients nothing is left over, and errors would be those of rounding."""
+    design, utilities, _ = draw(6)
+    few = np.where((np.arange(M) >= N + 4)[:, None] & (np.arange(utilities.shape[1]) == 1), np.nan, utilities)
+    message = f"more finite rows than the {N + 4} coefficients of query 1, for least squares.*; got {N + 4} rows"
+    with pytest.raises(ValueError, match=message):
+        jaxame.estimate_ame(design, few, intervals="least squares", folds=FOLDS, copies=0)
+
+
 class Noisy:
     """An additive game whose training adds noise of variance 4, decided by the row's key."""
 
@@ -139,5 +148,33 @@ def test_training_variance_is_told_from_that_of_the_subsets():
     few = jaxame.ame(Noisy(), key=KEY, num_submodels=M, law=GRID, folds=FOLDS, copies=COPIES)
     assert few.training_variance is None
     np.testing.assert_array_equal(few.values, result.values)
+
+
+class Diverging(Noisy):
+    """Three queries: the game's, the same with some rows not finite, and one with the first 40 rows not finite."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, keys, masks):
+        utilities = super().__call__(keys, masks)
+        row, self.seen = self.seen + np.arange(len(masks)), self.seen + len(masks)
+        own = (np.inf, np.nan)[self.seen > M]
+        some, early = np.where(row % 7 == 0, own, 0.0), np.where(row < 40, -np.inf, 0.0)
+        return np.concatenate([utilities, utilities + some[:, None], utilities + early[:, None]], axis=1)
+
+
+def test_training_variance_leaves_out_what_is_not_finite():
+    options = {"key": KEY, "num_submodels": M, "law": GRID, "folds": FOLDS, "copies": COPIES, "contrasts": [[1, -3, 0]]}
+    result = jaxame.ame(Diverging(), repeats=40, **options)
+    one = jaxame.ame(Noisy(), key=KEY, num_submodels=M, law=GRID, repeats=40, folds=FOLDS, copies=COPIES)
+    variance = result.training_variance
+    assert variance[0] == pytest.approx(one.training_variance[0], rel=1e-12)
+    assert abs(variance[1] - 4) < 4 * 4 * np.sqrt(2 / 34)
+    assert variance[3] == pytest.approx(4 * variance[1], rel=1e-5)
+    np.testing.assert_array_equal(np.isnan(variance), [False, False, True, False])
+
+
+def test_repeats_are_at_most_the_submodels():
     with pytest.raises(ValueError, match="repeats to be at most"):
         jaxame.ame(Noisy(), key=KEY, num_submodels=M, law=GRID, repeats=M + 1)

@@ -284,6 +284,16 @@ def test_benjamini_hochberg_is_its_formula():
     assert max(sizes) > 5
 
 
+def test_sources_without_a_p_value_are_not_tested():
+    rng = np.random.default_rng(1)
+    p, known = rng.uniform(size=30) ** 4, rng.uniform(size=30) < 0.6
+    found, tested = (knockoffs.select_by_p_values(own, FDR) for own in (np.where(known, p, np.nan), p[known]))
+    assert tested.indices.size
+    np.testing.assert_array_equal(found.indices, np.flatnonzero(known)[tested.indices])
+    nothing = knockoffs.select_by_p_values(np.full(3, np.nan), FDR)
+    assert (nothing.indices.size, nothing.reason) == (0, "nothing selected: no source has a p-value")
+
+
 def test_groups_are_the_sums_of_their_members():
     columns = np.arange(12.0).reshape(2, 6)
     groups = np.array([0, 1, 0, 2, 1, 0])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.cluster import KMeans
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from jaxame import metrics
 from jaxame.games import Additive
@@ -50,6 +50,14 @@ def test_auc_is_that_of_scikit_learn():
     expected = [roc_auc_score(WRONG, -of_query) for of_query in values]
     np.testing.assert_allclose(metrics.mislabel_auc(values, WRONG), expected)
     np.testing.assert_allclose(metrics.mislabel_auc(values[1], WRONG), expected[1:2])
+
+
+def test_precision_and_recall_of_a_selection():
+    drawn = np.random.default_rng(0).random((50, 2, 40)) < 0.3
+    for one, truth in drawn:
+        found = metrics.precision_recall(np.flatnonzero(one), np.flatnonzero(truth))
+        assert found == pytest.approx((precision_score(truth, one), recall_score(truth, one)), rel=1e-12)
+    assert metrics.precision_recall([], [1, 4]) == (1.0, 0.0)
 
 
 def test_low_values_are_suspicious():
@@ -204,6 +212,12 @@ BAD = {
         lambda: metrics.suspicious([]),
         lambda: metrics.suspicious(["a"]),
     ],
+    "selected [m], different sources": [
+        lambda: metrics.precision_recall(WRONG, [1]),
+        lambda: metrics.precision_recall([1, 1], [1]),
+        lambda: metrics.precision_recall([[1]], [1]),
+    ],
+    "at least one planted source": [lambda: metrics.precision_recall([1], [])],
     "finite values": [lambda: metrics.mislabel_f1(np.where(WRONG, np.nan, 1.0), WRONG)],
     "mislabelled bool [40]": [
         lambda: metrics.mislabel_auc(VALUES, np.flatnonzero(WRONG)),

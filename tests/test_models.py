@@ -160,6 +160,8 @@ def test_compute_type_changes_the_computation_only():
     np.testing.assert_allclose(half.apply(params, SET.x), model.apply(params, SET.x), atol=0.05)
     trained = make_game(compute_dtype=jnp.bfloat16, num_steps=2).train(jax.random.key(0), np.ones(NUM_EXAMPLES, bool))
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype(jnp.float32)}
+    assert make_game(compute_dtype=jnp.bfloat16).about["compute_dtype"] == "bfloat16"
+    assert "compute_dtype" not in make_game().about
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,29 @@ def test_a_total_is_believed_as_far_as_the_noise_lets_it(repeats):
     assert (shift < 0.9 * believing).any()
 
 
+def test_contrasts_sum_to_the_contrast_of_the_totals():
+    weights = np.array([np.arange(Q) % 3 - 1.0, np.eye(Q)[0]])
+    found = jaxame.shapley(GAME, key=KEY, contrasts=weights, **OPTIONS)
+    np.testing.assert_allclose(found.values.sum(axis=1)[Q:], weights @ (ALL - NONE), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.values[Q + 1], found.values[0], rtol=1e-6, atol=1e-9)
+
+
+class LateStart(Counted):
+    """Not finite in one query for the first three rows that are asked for."""
+
+    def __call__(self, keys, masks):
+        early = self.asked + np.arange(len(masks)) < 3
+        utilities = super().__call__(keys, masks)
+        utilities[early, 2] = np.nan
+        return utilities
+
+
+def test_without_a_finite_repeat_the_noise_is_what_interactions_do_not_explain():
+    found, guessed = (jaxame.shapley(LateStart(), key=KEY, repeats=repeats, **OPTIONS) for repeats in (3, 0))
+    np.testing.assert_array_equal(np.isnan(found.training_variance), np.arange(Q) == 2)
+    np.testing.assert_array_equal(found.values[2], guessed.values[2])
+
+
 def test_the_same_key_gives_the_same_answer(result):
     assert_same(result, jaxame.shapley(GAME, key=KEY, **OPTIONS))
 

@@ -8,7 +8,7 @@ from scipy.spatial import distance
 
 from jaxame import checks
 from jaxame.attribution import Attribution
-from jaxame.baselines.evaluation import attribution
+from jaxame.baselines.evaluation import attribution, finite_points
 from jaxame.types import TrainingData
 
 
@@ -45,6 +45,7 @@ def knn_shapley(
     fits = test_x.ndim > 1 and test_x[:1].size == x.shape[1] and test_y.shape == test_x.shape[:1]
     needs = f"test_x [Q, ...] of {x.shape[1]} numbers each and test_y [Q]"
     checks.require(fits, needs, f"{checks.describe(test_x)} and {checks.describe(test_y)}")
+    finite_points(test_x)
     order = np.argsort(distance.cdist(test_x.reshape(len(test_x), -1), x), axis=1, kind="stable")
     right = (data.y[order] == test_y[:, None]).astype(np.float64)
     # From the farthest example to the nearest: two neighbours in rank differ by what one may do in the other's place.
@@ -84,20 +85,22 @@ def data_oob(game: Any, *, key: jax.Array, budget: int) -> Attribution:
     rng = np.random.default_rng(np.asarray(jax.random.key_data(checks.typed_key(key))).tolist())
     x = data.x.reshape(size, -1)
     right, seen_not = np.zeros(size), np.zeros(size)
-    accuracy = np.empty((budget, 1))
-    for number in range(budget):
+    accuracy = []
+    for _ in range(budget):
         bag = rng.integers(0, size, size)
         tree = DecisionTreeClassifier(random_state=int(rng.integers(2**31))).fit(x[bag], data.y[bag])
         outside = np.setdiff1d(np.arange(size), bag)
+        if not outside.size:
+            continue
         correct = tree.predict(x[outside]) == data.y[outside]
         right[outside] += correct
         seen_not[outside] += 1
-        accuracy[number] = correct.mean()
+        accuracy.append(correct.mean())
     with np.errstate(divide="ignore", invalid="ignore"):
         values = right / seen_not
         stderr = np.sqrt(values * (1 - values) / (seen_not - 1))
     about = {"budget": budget, "evaluations": budget}
-    return attribution(game, "Data-OOB", values[None], stderr[None], accuracy, about)
+    return attribution(game, "Data-OOB", values[None], stderr[None], np.array(accuracy).reshape(-1, 1), about)
 
 
 def _examples(game: Any) -> TrainingData:

@@ -111,7 +111,7 @@ class Budget:
         if self._used > self.budget:
             raise RuntimeError(f"{self._used} evaluations, which is more than the budget of {self.budget}")
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, np.arange(number, self._used, dtype=np.uint32))
-        utilities = np.asarray(self.game(keys, masks), np.float64)
+        utilities = checks.array(self.game(keys, masks), np.float64)
         fits = utilities.ndim == 2 and len(utilities) == len(masks) and self._num_queries in (0, utilities.shape[1])
         width = self._num_queries or "Q"
         checks.require(fits, f"the game to return [{len(masks)}, {width}]", list(utilities.shape))
@@ -138,7 +138,7 @@ def attribution(
     Args:
       game: the game.
       method: name of the estimator.
-      values: `[Q, N]`; NaN where a utility that is not finite went in.
+      values: `[Q, N]`; NaN where a utility that is not finite went in. A query with nothing else has not the status OK.
       stderr: `[Q, N]`, or None.
       utilities: `[B, Q]`, all that were evaluated.
       about: what to add to the result's `about`.
@@ -149,7 +149,7 @@ def attribution(
         values=values,
         values_sd=None,
         stderr=stderr,
-        status=np.where(finite.all(axis=0), Status.OK, Status.NOT_FINITE),
+        status=np.where(finite.all(axis=0) & np.isfinite(values).any(axis=1), Status.OK, Status.NOT_FINITE),
         lasso_min=None,
         lasso_1se=None,
         debiased=values,
@@ -172,6 +172,12 @@ def attribution(
             **about,
         },
     )
+
+
+def finite_points(test_x: np.ndarray) -> None:
+    """Refuse test points that are not finite."""
+    bad = test_x.size - np.count_nonzero(np.isfinite(test_x))
+    checks.require(bad == 0, "finite test_x", f"{bad} entries that are not")
 
 
 def none_and_all(num_sources: int) -> np.ndarray:

@@ -53,7 +53,7 @@ def gradient_cosine(game: Any, *, key: jax.Array, budget: int) -> Attribution:
     def cosine(first: Linearised, params: Params, _: jax.Array) -> np.ndarray:
         gradients = first.query_gradients(params)
         scale = np.asarray(norms(gradients))[:, None] * np.asarray(first.gradient_norms(params))
-        cosines: np.ndarray = np.divide(_dot(first, params), scale, out=np.zeros_like(scale), where=scale > 0)
+        cosines: np.ndarray = np.divide(_dot(first, params), scale, out=np.zeros_like(scale), where=scale != 0)
         return cosines
 
     return _mean(game, key, budget, "gradient cosine", cosine)

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxame import checks
 from jaxame.attribution import Attribution
+from jaxame.baselines.evaluation import finite_points
 from jaxame.baselines.trained import mean_over_models, with_labels
 from jaxame.submodels import TrainingGame
 
@@ -114,6 +115,7 @@ def _points(game: Any, test_x: Any, test_y: Any) -> tuple[np.ndarray, np.ndarray
     fits = fits and np.issubdtype(test_y.dtype, np.integer)
     needs = f"test_x [Q, {', '.join(map(str, data.x.shape[1:]))}] and integer test_y [Q]"
     checks.require(fits, needs, f"{checks.describe(test_x)} and {checks.describe(test_y)}")
+    finite_points(test_x)
     return test_x.astype(data.x.dtype), test_y
 
 
@@ -132,6 +134,7 @@ def _mean(
 
     def compared(params: Any, _: jax.Array) -> tuple[np.ndarray, None]:
         own, asked = (np.asarray(of(params, x), np.float64) for x in (game.data.x, asked_x))
-        return scores(own, asked), None
+        diverged = not (np.isfinite(own).all() and np.isfinite(asked).all())
+        return np.full((len(asked), len(own)), np.nan) if diverged else scores(own, asked), None
 
     return mean_over_models(game, key, budget, method, compared, about)

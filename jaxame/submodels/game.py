@@ -176,6 +176,7 @@ class TrainingGame:
         self.lowering = sizes.choose_lowering(self._recipe, examples, lowering, platform)
         pure = as_model(model, x, lowering=self.lowering)
         pure = pure if compute_dtype is None else in_dtype(pure, compute_dtype)
+        self._dtype = None if compute_dtype is None else jnp.dtype(compute_dtype).name
         self._recipe = dataclasses.replace(self._recipe, model=pure)
         default = sizes.default_sizes(self._recipe, examples, self.lowering, platform)
         self.tile = default[0] if tile is None else checks.count(tile, "tile")
@@ -327,8 +328,8 @@ class TrainingGame:
     @property
     def about(self) -> dict[str, Any]:
         """What to record with results."""
-        unit = getattr(self.query, "unit", None)
-        return self._sizes | ({} if unit is None else {"unit": unit})
+        known = {"unit": getattr(self.query, "unit", None), "compute_dtype": self._dtype}
+        return self._sizes | {name: value for name, value in known.items() if value is not None}
 
     @property
     def _sizes(self) -> dict[str, Any]:
