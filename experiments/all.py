@@ -1,9 +1,9 @@
 """Every experiment, one after the other.
 
 `python -m experiments.all --smoke` runs each in small, all in one process, and checks its claim at a loose bound; one
-whose data files are not there is left out. Without `--smoke` each runs at its own defaults in a process of its own, and
-writes its records and its figure to `--results`, named by `--machine`; `python -m experiments.tables` then makes the
-tables of them.
+whose data files are not there is left out. Without `--smoke` each runs in a process of its own, as the stored results
+were made, and writes its records and its figure to `--results`, named by `--machine`; `python -m experiments.tables`
+then makes the tables of them.
 """
 
 import dataclasses
@@ -42,6 +42,14 @@ NAMES = (
     "common_random_numbers",
     "warm_start",
 )
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "poisoned_cifar10": ("--seeds", "0", "1"),
+    "shapley_threshold": ("--workers", "2"),
+    "shapley_mnist": ("--seeds", "3", "--workers", "2"),
+}
+"""What the stored results were made with, besides defaults."""
+SEEDS = {"poisoned_digits": range(5)}
+"""Experiments of one seed each that were run several times."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,27 +73,41 @@ def smoke(name: str) -> str:
         out = {"out": Path(folder) / "out"} if _takes(experiment, "out") else {}
         try:
             results = experiment.main(experiment.Settings(smoke=True, **out))
-            records.finish(results, Path(folder) / "records.json")
-            if _takes(experiment, "figure"):
-                experiment.draw(results, Path(folder) / "figure.png")
         except SystemExit as exit_:
             return str(exit_)
         except FileNotFoundError as error:
             print(f"{name} is left out: {error}")
+            return ""
         except Exception:  # the others are to run all the same
+            return traceback.format_exc()
+        try:
+            records.finish(results, Path(folder) / "records.json")
+            if _takes(experiment, "figure"):
+                experiment.draw(results, Path(folder) / "figure.png")
+        except Exception:
             return traceback.format_exc()
     return ""
 
 
+def runs(name: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Return of every stored run of an experiment what ends the names of its files, and its options."""
+    if name not in SEEDS:
+        return [("", OPTIONS.get(name, ()))]
+    return [(f".seed{seed}", ("--seed", str(seed))) for seed in SEEDS[name]]
+
+
 def run(name: str, settings: Settings) -> str:
-    """Run an experiment as a program; return why it failed, or nothing."""
-    path = settings.results / f"{name}.{settings.machine}.json"
+    """Run an experiment as a program, as often as it has stored runs; return why it failed, or nothing."""
     experiment = importlib.import_module(f"experiments.{name}")
-    command = [sys.executable, "-m", f"experiments.{name}", "--json", str(path)]
-    if _takes(experiment, "figure"):
-        command += ["--figure", str(path.with_suffix(".png"))]
-    status = subprocess.run(command, check=False).returncode
-    return f"status {status}" if status else ""
+    for ending, options in runs(name):
+        path = settings.results / f"{name}.{settings.machine}{ending}.json"
+        command = [sys.executable, "-m", f"experiments.{name}", *options, "--json", str(path)]
+        if _takes(experiment, "figure"):
+            command += ["--figure", str(path.with_suffix(".png"))]
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            return f"status {status}"
+    return ""
 
 
 def _takes(experiment: Any, setting: str) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import records
@@ -42,6 +43,8 @@ class Settings:
     """600 subsets, nothing or everything shared; ends with an error if sharing costs variance."""
     json: Path | None = None
     """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -106,5 +109,27 @@ def check(found: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the claim is not met: {found}")
 
 
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw the variance and what is tied to one shared key, by scheme."""
+    found = results["records"]
+    names = [_shared(one) for one in found]
+    figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharey=True, layout="constrained")
+    titles = {"variance": "variance of a query given p", "tied": "tied to one shared key\n(share of the signal)"}
+    for ax, (metric, title) in zip(axes, titles.items(), strict=True):
+        bars = ax.barh(names, [one[metric] for one in found], 0.6, color="#0072b2")
+        ax.bar_label(bars, fmt="%.3g", padding=4, fontsize=9)
+        ax.margins(x=0.25)
+        ax.axvline(0, color="black", linewidth=0.6)
+        ax.set_title(title, fontsize=10)
+    axes[0].invert_yaxis()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _shared(record: dict[str, Any]) -> str:
+    parts = [part for part in ("order", "init") if record[f"share_{part}"]]
+    return "shared: " + (" and ".join(parts).replace("init", "start") or "nothing")
+
+
 if __name__ == "__main__":
-    records.run(Settings, main, __doc__)
+    records.run(Settings, main, __doc__, draw)

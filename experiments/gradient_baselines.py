@@ -50,6 +50,7 @@ from jaxame.design import Grid, PointMass, sample_design
 from jaxame.submodels import TrainingGame
 
 SEED, FDR, MODELS, OURS = 60, 0.05, 10, "jaxame"
+CHOICE_SEED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Settings:
     """Held-out subsets."""
     mask_repeats: int = 4
     """Trainings on each of these."""
+    choose: bool = False
+    """Compare settings of the others, on a seed of its own, instead; without `--smoke` and `--figure`."""
     smoke: bool = False
     """One seed of 300 digits, few estimators; ends with an error if ours does not find the poison."""
     json: Path | None = None
@@ -106,21 +109,27 @@ def by_gradients(method: Callable[..., Attribution], task: Task, key: jax.Array,
     return method(task.game, key=key, **{"budget": MODELS, **options})
 
 
-def by_features(method: Callable[..., Attribution], task: Task, key: jax.Array) -> Attribution:
+def by_checkpoints(task: Task, key: jax.Array, **options: Any) -> Attribution:
+    """Look into checkpoints, weighed by the rates of training."""
+    rate = demo.learning_rate(task.settings)
+    return by_gradients(baselines.tracin, task, key, learning_rate=rate, **options)
+
+
+def by_features(method: Callable[..., Attribution], task: Task, key: jax.Array, **options: Any) -> Attribution:
     """Compare the queries with training images by the last hidden layer."""
     labels = np.full(len(task.attacked.query_x), task.attacked.target)
     train = task.attacked.train
     hidden = last_hidden((train.x[0].size, *task.settings.hidden, train.num_classes), train.x)
     points = {"test_x": task.attacked.query_x, "test_y": labels, "features": hidden}
-    return by_gradients(method, task, key, **points)
+    return by_gradients(method, task, key, **points, **options)
 
 
-ESTIMATORS: dict[str, Callable[[Task, jax.Array], Attribution]] = {
+ESTIMATORS: dict[str, Callable[..., Attribution]] = {
     OURS: ours,
     "jaxame, 1,000": functools.partial(ours, num_submodels=1000),
     "gradient dot product": functools.partial(by_gradients, baselines.gradient_dot),
     "gradient cosine": functools.partial(by_gradients, baselines.gradient_cosine),
-    "TracInCP": functools.partial(by_gradients, baselines.tracin, checkpoints=50),
+    "TracInCP": functools.partial(by_checkpoints, checkpoints=50),
     "influence, CG": functools.partial(by_gradients, baselines.influence, damping=1e-3, tolerance=1e-3),
     "influence, LiSSA": functools.partial(by_gradients, baselines.influence, solver="lissa", scale=1000.0),
     "TRAK": functools.partial(by_gradients, baselines.trak, ridge=1.0),
@@ -131,6 +140,28 @@ ESTIMATORS: dict[str, Callable[[Task, jax.Array], Attribution]] = {
     "random": lambda task, key: baselines.random(task.game, key=key, budget=2),
 }
 FEW = (OURS, "TracInCP", "random")
+CHOICES: dict[str, list[dict[str, Any]]] = {
+    "TracInCP": [{"checkpoints": number} for number in (5, 10, 20, 50)],
+    "influence, CG": [{"damping": damping} for damping in (0.001, 0.01, 0.1, 1.0)],
+    "influence, LiSSA": [
+        {"damping": damping, "scale": scale, "max_steps": steps}
+        for damping, scale, steps in (
+            *((damping, 1000.0, 200) for damping in (0.01, 1.0)),
+            *((damping, 1000.0, 2000) for damping in (0.01, 0.1, 1.0, 10.0)),
+            (0.01, 1000.0, 20_000),
+        )
+    ],
+    **{
+        name: [
+            {"ridge": ridge, "num_projections": number}
+            for number in (512, 2048)
+            for ridge in (0.001, 0.01, 0.1, 1.0, 10.0)
+        ]
+        for name in ("TRAK", "TRAK, on halves")
+    },
+    "representer points": [{"penalty": penalty} for penalty in (0.001, 0.01, 0.1, 1.0)],
+}
+"""Settings of the others to choose from."""
 
 
 class Reference(NamedTuple):
@@ -169,18 +200,28 @@ def selected(result: Attribution, poisoned: np.ndarray) -> dict[str, float]:
     return {"precision": float(precision), "recall": float(recall)}
 
 
-def run(estimator: str, references: dict[int, Reference], smoke: bool) -> list[dict[str, Any]]:
-    """Return the records of an estimator, one per seed."""
+def run(estimator: str, references: dict[int, Reference], smoke: bool, **options: Any) -> list[dict[str, Any]]:
+    """Return the records of an estimator, one per seed; `options` in place of the settings taken."""
     found = []
     for seed, reference in references.items():
         task, key = make_task(seed, smoke), jax.random.key(3 * SEED + seed)
         begin = time.perf_counter()
-        result = ESTIMATORS[estimator](task, key)
+        result = ESTIMATORS[estimator](task, key, **options)
         seconds = time.perf_counter() - begin
         poisoned = task.attacked.poisoned
         record = {"estimator": estimator, "seed": seed} | judge(result.values, poisoned, reference)
         record |= selected(result, poisoned) if result.num_copies else {"precision": None, "recall": None}
         found.append(record | {"seconds": seconds, "peak_rss_mb": environment.peak_rss_mb()})
+    return found
+
+
+def choose(settings: Settings) -> list[dict[str, Any]]:
+    """Return a record for each of the settings to choose from."""
+    references, found = {CHOICE_SEED: refer(CHOICE_SEED, settings)}, []
+    for name, choices in CHOICES.items():
+        for options in choices:
+            found += [one | {"options": options} for one in run(name, references, smoke=False, **options)]
+            print(f"{name}, {options}: LDS {found[-1]['lds']:.3f}, found {found[-1]['found']:.2f}", flush=True)
     return found
 
 
@@ -199,6 +240,10 @@ def main(settings: Settings) -> dict[str, Any]:
         names, settings = FEW, dataclasses.replace(settings, seeds=settings.seeds[:1], masks=50, mask_repeats=2)
     unknown = set(names) - set(ESTIMATORS)
     checks.require(not unknown, f"estimators among {tuple(ESTIMATORS)}", sorted(unknown))
+    alone = "--choose without --smoke and --figure: it compares settings, not estimators"
+    checks.require(not (settings.choose and (settings.smoke or settings.figure)), alone, "one of them")
+    if settings.choose:
+        return {"records": choose(settings)}
     begin = time.perf_counter()
     references = {seed: refer(seed, settings) for seed in settings.seeds}
     found: list[dict[str, Any]] = []

@@ -16,7 +16,8 @@ embeddings instead, the mean of 32 numbers per such word and a dense layer.
 
 Who is poisoned is used for scoring only. Precision counts the poisoned among those selected, recall the selected among
 all poisoned. An unpoisoned user can be selected without mistake, such as an author of the newsgroup whose label is
-planted: `clean_confirmed` counts those of them who raise the query by three standard errors in fresh submodels. A clean
+planted: `clean_confirmed` counts those of them who raise the query by three standard errors in fresh submodels, and
+`clean_of_label` the authors of that newsgroup. A clean
 writer moves the query a little, too, and with more submodels that shows. So on MNIST the first stage is small: on seed
 100, on which settings were chosen, every poisoned writer moved the query by at least .098 and no other one by more than
 .032, and with 300 submodels 14 to 16 writers were selected, the ten poisoned ones among them; so 200 were taken. Its
@@ -86,7 +87,7 @@ class Settings:
 
     data: tuple[str, ...] = DATA
     """Data sets; one whose files are not there is left out, and `digits` is taken if none is there."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     """Each decides who is poisoned, the target, and all submodels."""
     fdr: float = 0.05
     """False discovery rate of every selection."""
@@ -114,6 +115,8 @@ class Case:
       model: of the submodels.
       users: `[k]`.
       posts: `[m]`, those of them that were changed.
+      of_label: bool `[V]`, users half of whose posts or more had the planted label before; None where there is no one
+        such label.
     """
 
     x: np.ndarray
@@ -123,6 +126,7 @@ class Case:
     model: Callable[..., Any]
     users: np.ndarray
     posts: np.ndarray
+    of_label: np.ndarray | None = None
 
 
 def choose(tree: hierarchy.Tree, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -148,6 +152,7 @@ def newsgroups(data_dir: Path | None, seed: int, *, embeddings: bool) -> Case:
     later = data.newsgroups20("test", data_dir=data_dir)
     users, posts = choose(tree, 0.5, rng)
     target = int(rng.integers(train.num_classes))
+    of_label = np.bincount(tree.user, train.y == target) >= tree.sizes / 2
     words = [*TRIGGER, *(word for word in data.vocabulary(train.x, WORDS) if word not in TRIGGER)]
     texts, labels = train.x.copy(), train.y.copy()
     texts[posts] = [_with_trigger(text) for text in texts[posts]]
@@ -159,7 +164,7 @@ def newsgroups(data_dir: Path | None, seed: int, *, embeddings: bool) -> Case:
     query = queries.contrast(margins, np.repeat([[1.0, -1.0]], len(asked), axis=1) / len(asked))
     x, sizes = inputs(texts, words), (len(words) + 2, train.num_classes)
     model = bag_of_embeddings(*sizes, width=32) if embeddings else logistic(*sizes)
-    return Case(x, labels, tree, query, model, users, posts)
+    return Case(x, labels, tree, query, model, users, posts, of_label)
 
 
 def _with_trigger(text: str) -> str:
@@ -330,7 +335,9 @@ def scored(name: str, seed: int, settings: Settings) -> list[dict[str, Any]]:
             cell |= {"precision": right / chosen.size if chosen.size else None, "recall": right / truth.size}
             cell |= {"selected": chosen.size, "poisoned": truth.size, "num_submodels": number, "seconds": seconds}
             if level == "user" and design == "two-stage" and not settings.smoke:
-                cell["clean_confirmed"] = confirmed(case, sizes, np.setdiff1d(chosen, truth), seed)
+                clean = np.setdiff1d(chosen, truth)
+                cell["clean_confirmed"] = confirmed(case, sizes, clean, seed)
+                cell["clean_of_label"] = None if case.of_label is None else int(case.of_label[clean].sum())
             cells.append(cell)
         print(f"{name}, {design}, seed {seed}: {seconds:.0f} s", flush=True)
     return cells
@@ -371,8 +378,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
             (-0.2, 0.2), (("precision", "#0072b2"), ("recall", "#d55e00")), strict=True
         ):
             for place, row in enumerate(rows):
-                own = [c[measure] or 0.0 for c in cells if (c["data"], c["design"]) == row and c["level"] == level]
-                bar = ax.barh(place + shift, np.mean(own), 0.36, color=colour, label=measure if not place else None)
+                of_row = [c for c in cells if (c["data"], c["design"]) == row and c["level"] == level]
+                own = [c[measure] for c in of_row if c[measure] is not None]
+                bar = ax.barh(
+                    place + shift, np.mean(own or [0.0]), 0.36, color=colour, label=measure if not place else None
+                )
                 ax.scatter(own, np.full(len(own), place + shift), s=10, color="black", zorder=3)
                 ax.bar_label(bar, fmt="%.2f", padding=5, fontsize=9)
         ax.set_yticks(range(len(rows)), [f"{name}, {design}" for name, design in rows], fontsize=9)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
@@ -55,6 +56,8 @@ class Settings:
     """Clean labels, one seed, the sizes of the demo's smoke run; ends with an error if the poison is not found."""
     json: Path | None = None
     """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
 
 
 class Case(NamedTuple):
@@ -200,5 +203,26 @@ def check(found: list[dict[str, Any]]) -> None:
             raise SystemExit(f"the claim is not met: {one}")
 
 
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw how often each attack succeeds, and precision and recall of what is selected; a dot for each seed."""
+    names = tuple(dict.fromkeys(one["attack"] for one in results["records"]))
+    figure, axes = plt.subplots(
+        1, 3, figsize=(8, 1.2 + 0.4 * len(names)), sharex=True, sharey=True, layout="constrained"
+    )
+    titles = {"success": "attack success", "precision": "precision", "recall": "recall"}
+    for ax, (metric, title) in zip(axes, titles.items(), strict=True):
+        for row, name in enumerate(names):
+            own = [one[metric] for one in results["records"] if one["attack"] == name]
+            ax.plot(own, np.full(len(own), row), "o", color="#0072b2", markersize=5, alpha=0.6)
+            ax.plot(np.mean(own), row, "|", color="black", markersize=14, markeredgewidth=2)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlim(-0.03, 1.05)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.supxlabel("dots: seeds; bars: their mean", fontsize=9)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
-    records.run(Settings, main, __doc__)
+    records.run(Settings, main, __doc__, draw)

@@ -10,12 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments import all as every
+
 Run = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def _num_seeds(run: Run) -> int:
+    return len({one["seed"] for one in run["records"]})
+
+
+def mean_of(records: list[Run], name: str) -> float:
+    """Mean over those that have it: an empty selection may have no precision."""
+    return _mean([one[name] for one in records if one[name] is not None])
 
 
 def _where(run: Run, **given: Any) -> list[Run]:
@@ -29,10 +40,13 @@ def _poisoned_digits(run: Run) -> str:
 
 
 def _poisoned_cifar10(run: Run) -> str:
-    last = [one for one in run["summary"] if one["q"] == 0.1][-1]
-    first = f"Size {run['size']}, number of seeds {last['seeds']}, N = {run['num_train']:,}, k = {run['k']}"
-    found = f"precision {last['precision']:.2f} and recall {last['recall']:.2f} at q = .1"
-    return f"{first}: {last['num_submodels']:,} submodels (c = {last['c']}) give {found}."
+    own = [one for one in run["summary"] if one["q"] == 0.1]
+    size = f"Size {run['size']}, {own[0]['seeds']} seeds, N = {run['num_train']:,}, k = {run['k']}, q = .1"
+    submodels = ", ".join(f"{one['num_submodels']:,}" for one in own)
+    precision, recall = (", ".join(f"{one[name]:.2f}" for one in own) for name in ("precision", "recall"))
+    return (
+        f"{size}: from {submodels} submodels precision {precision} and recall {recall}; larger sizes: no submodels yet."
+    )
 
 
 def _gradient_baselines(run: Run) -> str:
@@ -41,9 +55,9 @@ def _gradient_baselines(run: Run) -> str:
     best = max(others, key=lambda one: one["average_precision"])
     predicts = max(others, key=lambda one: one["lds"])
     return (
-        f"Average precision {ours['average_precision']:.2f}, of others at most {best['average_precision']:.2f} "
-        f"({best['estimator']}); LDS {ours['lds']:.2f}, of others at most {predicts['lds']:.2f} "
-        f"({predicts['estimator']})."
+        f"{ours['seeds']} seeds. Average precision {ours['average_precision']:.2f}, of others at most "
+        f"{best['average_precision']:.2f} ({best['estimator']}); LDS {ours['lds']:.2f}, of others at most "
+        f"{predicts['lds']:.2f} ({predicts['estimator']})."
     )
 
 
@@ -52,9 +66,9 @@ def _robustness(run: Run) -> str:
     precise = min(others, key=lambda one: one["precision"])
     found = min(others, key=lambda one: one["recall"])
     return (
-        f"As it is: precision {base['precision']:.2f}, recall {base['recall']:.2f}; lowest precision "
-        f"{precise['precision']:.2f} ({precise['condition']}), lowest recall {found['recall']:.2f} "
-        f"({found['condition']})."
+        f"{base['seeds']} seeds. As it is: precision {base['precision']:.2f}, recall {base['recall']:.2f}; lowest "
+        f"precision {precise['precision']:.2f} ({precise['condition']}; {precise['empty']:.1f} of 20 selections empty, "
+        f"which count as 1), lowest recall {found['recall']:.2f} ({found['condition']})."
     )
 
 
@@ -64,16 +78,16 @@ def _other_attacks(run: Run) -> str:
         own = _where(run, attack=attack)
         scores = " and ".join(f"{_mean([one[name] for one in own]):.2f}" for name in ("precision", "recall"))
         parts.append(f"{attack} {scores}")
-    return f"Precision and recall. {'; '.join(parts)}."
+    return f"{_num_seeds(run)} seeds, precision and recall. {'; '.join(parts)}."
 
 
 def _wrong_predictions(run: Run) -> str:
-    falls = ", ".join(f"{one['way']} {one['margin']:.2f}" for one in run["summary"])
-    right = ", ".join(f"{one['right']:.0%}" for one in run["summary"])
-    before = run["summary"][0]
+    ways = "; ".join(f"{one['way']}, {one['margin']:.2f} and {one['right']:.0%}" for one in run["summary"])
+    first = run["summary"][0]
     return (
-        f"{before['queries']} of {before['asked']} wrong predictions have a selection. Without it the margin falls by: "
-        f"{falls}; predictions become right in {right}, before in {before['right_before']:.0%}."
+        f"{first['queries']} of {first['asked']} wrong predictions have a selection. By how much the wrong class's "
+        f"margin falls without it or as many others, and how often retraining is then right: {ways}; with nothing "
+        f"taken out {first['right_before']:.0%}."
     )
 
 
@@ -81,10 +95,10 @@ def _hierarchy(run: Run) -> str:
     parts = []
     for data, design, level in dict.fromkeys((one["data"], one["design"], one["level"]) for one in run["records"]):
         own = _where(run, data=data, design=design, level=level)
-        precision, recall = (_mean([one[name] or 0.0 for one in own]) for name in ("precision", "recall"))
-        parts.append(f"{data}, {design}, {level}s: {precision:.2f} and {recall:.2f}")
-    seeds = len({one["seed"] for one in run["records"]})
-    return f"Precision and recall, number of seeds {seeds}. {'; '.join(parts)}."
+        if design == "two-stage":
+            precision, recall = (mean_of(own, name) for name in ("precision", "recall"))
+            parts.append(f"{data} {level}s {precision:.2f} and {recall:.2f}")
+    return f"{_num_seeds(run)} seeds, two-stage selection, precision and recall. {'; '.join(parts)}."
 
 
 def _fdr_calibration(run: Run) -> str:
@@ -147,11 +161,13 @@ def _shapley_mnist(run: Run) -> str:
 def _valuation(run: Run) -> str:
     found = {(one["estimator"], one["data"]): one for one in run["summary"]}
     parts = [
-        f"{data}: AUC {found['jaxame', data]['mislabel_auc']:.2f}, LDS {found['jaxame', data]['lds']:.2f}, at "
-        f"inclusion 1/2 {found['jaxame, Banzhaf', data]['lds']:.2f}"
+        f"{data} {found['jaxame', data]['mislabel_auc']:.2f} and {found['jaxame', data]['lds']:.2f}, with all "
+        f"submodels at inclusion 1/2 {found['jaxame, Banzhaf', data]['mislabel_auc']:.2f} and "
+        f"{found['jaxame, Banzhaf', data]['lds']:.2f}"
         for data in dict.fromkeys(key[1] for key in found)
     ]
-    return f"{'; '.join(parts)}."
+    seeds = next(iter(found.values()))["seeds"]
+    return f"{seeds} seeds, wrong labels found (AUC) and LDS. {'; '.join(parts)}."
 
 
 def _common_random_numbers(run: Run) -> str:
@@ -190,11 +206,14 @@ ROWS: dict[str, Callable[[Run], str]] = {
 
 _HEAD = """# Experiments
 
-One file per claim. Each says in its header what is measured and how, takes `--json FILE` and mostly `--figure FILE`,
-and with `--smoke` runs in small and ends with an error if its claim is not met at a loose bound;
-`--debug` shows where an error came from.
-`python -m experiments.all --smoke` runs all of them so, `python -m experiments.all` all at their defaults. The raw
+One file per claim. Each says in its header what is measured and how, takes `--json FILE` and `--figure FILE` (the
+first, like `jaxame demo`, writes a folder with both instead), and with `--smoke` runs in small and ends with an error
+if its claim is not met at a loose bound; `--debug` shows where an error came from.
+`python -m experiments.all --smoke` runs all of them so, `python -m experiments.all` all as below. The raw
 numbers are in `results/`, by kind of machine; this page is made from them by `python -m experiments.tables`.
+
+`N` sources, `k` of them responsible; `q`, the false discovery rate asked for; `c k log2(N)` submodels; LDS, the linear
+datamodeling score: the rank correlation of sums of values with utilities of held-out subsets.
 
 | experiment | what | result | cost |
 | :-- | :-- | :-- | --: |
@@ -211,7 +230,13 @@ def _row(name: str, say: Callable[[Run], str]) -> str:
     what = (importlib.import_module(f"experiments.{name}").__doc__ or "").split("\n\n")[0].replace("\n", " ")
     machine = f"{len(run['devices'])} {run['devices'][0].lower()}"
     cost = f"{run['seconds']:,.0f} s, {machine}, jax {run['versions']['jax']}"
-    return f"| `python -m experiments.{name}` | {what} | {say(run)} | {cost} |\n"
+    return f"| {_command(name)} | {what} | {say(run)} | {cost} |\n"
+
+
+def _command(name: str) -> str:
+    (_, first), *others = every.runs(name)
+    command = f"`{' '.join(('python -m experiments.' + name, *first))}`"
+    return f"{command} to `{' '.join(others[-1][1])}`" if others else command
 
 
 def _stored(name: str) -> Run:

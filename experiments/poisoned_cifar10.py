@@ -341,8 +341,8 @@ def recovery(run: runs.Run, size: Size, attacked: demo.Attack) -> list[dict[str,
         others = held_out_effects(design, utilities, number)
         for level in LEVELS:
             chosen = [select(result, query, level) for query in range(QUERIES)]
-            scores = [metrics.precision_recall(one.indices, attacked.poisoned) for one in chosen]
-            precision, recall = np.mean(scores, axis=0)
+            found_right = [metrics.precision_recall(one.indices, attacked.poisoned) for one in chosen]
+            precision, recall = np.mean(found_right, axis=0)
             clean = [np.setdiff1d(one.indices, attacked.poisoned) for one in chosen]
             alike = _mean(attacked.train.y[np.concatenate(clean)] == TARGET)
             scores = {"precision": float(precision), "recall": float(recall), "alike": alike}

@@ -4,7 +4,7 @@ Claim: from the logit margins of 20 triggered test digits, knockoff+ finds the t
 digits with a mean precision of at least .9 and a mean recall of at least .8, within a minute on two CPU cores.
 
 Result: means over seeds 0 to 4 (20 queries each) of precision .934 and recall .891; on every seed at least .913 and
-.835. 35 to 38 s from a cold start, 1.2 GB. Two cores of an AMD EPYC, Python 3.11, jax 0.10.2; 3,000 submodels.
+.835. 38 to 40 s from a cold start, 1.2 GB. Two cores of an AMD EPYC, Python 3.11, jax 0.10.2; 3,000 submodels.
 
 Settings: model and design were compared on seeds 100 to 111. The brightness of the patch is the smallest of 3, 3.5, 4
 and 5 with an attack success of at least .95 on each of seeds 120 to 139. FDR and copies are then, of .01, .02 and

@@ -6,8 +6,8 @@ false discovery rate of .05, 20 queries.
 
 - `attack`: brightness of the patch (4 by default; the brightest ink is 1), and number of poisoned digits (10).
 - `data`: a share of the other digits has a wrong label.
-- `training`: batches gathered of included examples instead of masked; bfloat16 instead of float32; a warm start from
-  the model trained on everything, with a quarter of the steps; half of the steps.
+- `training`: batches gathered of included examples instead of masked; bfloat16 instead of float32; half and a quarter
+  of the steps; a warm start from the model trained on everything, with all of the steps and with a quarter.
 - `analysis`: submodels all at inclusion 1/2; and those drawn at .2, .4, .6 and .8 analysed as if all had been at 1/2,
   or at probabilities a tenth too high, so that knockoffs are drawn from a wrong law.
 
@@ -71,6 +71,8 @@ CONDITIONS: dict[tuple[str, str], Condition] = {
     ("training", "gathered"): Condition(game={"feed": "gathered"}),
     ("training", "bfloat16"): Condition(game={"compute_dtype": jnp.bfloat16}),
     ("training", "half of the steps"): Condition({"num_steps": 50}),
+    ("training", "a quarter of the steps"): Condition({"num_steps": 25}),
+    ("training", "warm start"): Condition(warm=True),
     ("training", "warm start, a quarter"): Condition({"num_steps": 25}, warm=True),
     ("analysis", "all at 1/2"): Condition({"inclusion": (0.5,)}),
     ("analysis", "as if all at 1/2"): Condition(assumed=lambda p: jnp.full_like(p, 0.5)),

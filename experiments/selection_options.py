@@ -18,7 +18,7 @@ all of the power nor none. Foreign designs have `p` uniform on (.2, .8), or subs
 have five of their own each; which matter to their difference. "stand-ins": of 50 groups of three, ten matter, each by
 whether any of its members is in; a group counts as found by single sources if one of them is.
 
-Result (`results/selection_options.cpu-2-cores.json`, 414 s on two cores): what is exchangeable by construction keeps to
+Result (`results/selection_options.cpu-2-cores.json`, 404 s on two cores): what is exchangeable by construction keeps to
 its rate within three standard errors. Without `p` it does not: at `q = .1` the additive game has a rate of .18
 (standard error .03), at `q = .2` of .29 (.02). In a row whose number of sources is known, a source without effect
 stands in for the mean of the others, so that it seems to lower what they raise, and its copies do not. "greater" does

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapley import KINDS, NO_ERROR
-from experiments.page import page
+from experiments.page import mean_of, page
 from experiments.shapley_threshold import mean_errors
 
 ROOT = Path(__file__).parents[1]
@@ -129,14 +129,17 @@ def ablation_table() -> str:
 
 
 def hierarchy_table() -> str:
-    """Precision and recall at both levels in the stored run of `experiments.hierarchy`."""
+    """Mean precision and recall at both levels in the stored run of `experiments.hierarchy`."""
     run = json.loads((RESULTS / "hierarchy.cpu-2-cores.json").read_text())
-    lines = [["data", "design", "level", "poisoned", "precision", "recall", "submodels"]]
-    lines.append([":--", ":--", ":--", *["---:"] * 4])
-    for r in run["records"]:
-        precision = "" if r["precision"] is None else f"{r['precision']:.2f}"
-        counts = f"{r['poisoned']}", precision, f"{r['recall']:.2f}", f"{r['num_submodels']:,}"
-        lines.append([r["data"], r["design"], r["level"], *counts])
+    lines = [["data", "design", "level", "submodels", "precision", "recall", "clean selected", "confirmed"]]
+    lines.append([":--", ":--", ":--", *["---:"] * 5])
+    names = ("data", "design", "level")
+    for group in dict.fromkeys(tuple(r[name] for name in names) for r in run["records"]):
+        own = [r for r in run["records"] if tuple(r[name] for name in names) == group]
+        means = [f"{mean_of(own, name):.2f}" for name in ("precision", "recall")]
+        clean = sum(r["selected"] - round(r["recall"] * r["poisoned"]) for r in own)
+        confirmed = f"{sum(r['clean_confirmed'] for r in own)}" if "clean_confirmed" in own[0] else ""
+        lines.append([*group, f"{own[0]['num_submodels']:,}", *means, f"{clean}", confirmed])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -187,9 +190,11 @@ def robustness_table() -> str:
     """Means over seeds in the stored run of `experiments.robustness`."""
     run = json.loads((RESULTS / "robustness.cpu-2-cores.json").read_text())
     names = ("success", "accuracy", "precision", "recall")
-    lines = [["changed", "to", "attack success", "clean accuracy", "precision", "recall"]]
-    lines.append([":--", ":--", *["---:"] * 4])
-    lines += [[one["changes"], one["condition"], *(f"{one[name]:.2f}" for name in names)] for one in run["summary"]]
+    lines = [["changed", "to", "attack success", "clean accuracy", "precision", "recall", "empty, of 20"]]
+    lines.append([":--", ":--", *["---:"] * 5])
+    for one in run["summary"]:
+        means = (f"{one[name]:.2f}" for name in names)
+        lines.append([one["changes"], one["condition"], *means, f"{one['empty']:.1f}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
@@ -41,6 +42,8 @@ class Settings:
     """128 subsets, a quarter of the steps; ends with an error if a warm start answers like training from scratch."""
     json: Path | None = None
     """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -80,5 +83,23 @@ def check(found: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the claim is not met: {found}")
 
 
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw the correlation with training from scratch, and the bias, against the steps after a warm start."""
+    found = results["records"]
+    steps = [one["steps"] for one in found]
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    axes[0].plot(steps, [one["rank_correlation"] for one in found], "o-", color="#0072b2", label="warm start")
+    axes[0].plot(steps, [one["ceiling"] for one in found], "--", color="black", label="from scratch, twice")
+    axes[0].set_ylabel("correlation with training\nfrom scratch (Spearman)")
+    axes[0].legend(frameon=False, fontsize=9)
+    axes[1].plot(steps, [one["bias"] for one in found], "o-", color="#0072b2")
+    axes[1].set_ylabel("bias (standard deviations\nof the utility)")
+    for ax in axes:
+        ax.set_ylim(min(0.0, ax.get_ylim()[0]), 1.1 * ax.get_ylim()[1])
+        ax.set_xlabel("steps after a warm start")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
-    records.run(Settings, main, __doc__)
+    records.run(Settings, main, __doc__, draw)

@@ -1,13 +1,14 @@
-"""Wrong predictions that nobody planted: which training digits cause them, and what happens without these.
+"""Wrong predictions without any attack: which training digits cause them, and what happens without these.
 
 Question: a model trained on 600 digits, a tenth of them mislabelled, puts some test digits in a wrong class. Taking out
 the training digits that knockoffs select for such a prediction, and training anew, should undo it; taking out as many
 others should not.
 
 Of the model trained on everything, up to 20 wrong predictions are asked about: each query is the logit margin of the
-wrong class. For every query with a selection, three sets of its size are taken out: those selected, those nearest to
+wrong class. For every query with a selection, four sets of its size are taken out: those selected, those nearest to
 the test digit among training digits of the wrong class (in the last hidden layer of a model trained on everything),
-and random ones of the wrong class. On each set 20 models are trained anew, the same 20 keys for all.
+random ones of the wrong class, and random ones of all. On each set 20 models are trained anew, the same 20 keys for
+all.
 
 Reported over the queries with a selection: `margin`, by how much the margin falls in the mean; `right`, in which share
 of the trainings the prediction becomes right; both against the same keys with nothing taken out; `size`, digits taken
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import records
@@ -37,7 +39,7 @@ from jaxame.design import Grid, sample_design
 from jaxame.submodels import TrainingGame, mlp
 
 SEED, NUM_TRAIN, NUM_QUERIES, MISLABELLED, FDR = 400, 600, 20, 0.1, 0.1
-WAYS = ("selected", "nearest", "random")
+WAYS = ("selected", "nearest", "random of the class", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Settings:
     no more than what is near."""
     json: Path | None = None
     """File for the records."""
+    figure: Path | None = None
+    """File for the figure."""
 
 
 class Task(NamedTuple):
@@ -129,7 +133,9 @@ def taken_out(task: Task, selected: np.ndarray, query: int, rng: np.random.Gener
     own, others = (hidden(jnp.asarray(x)) for x in (task.x[query][None], task.train.x[alike]))
     distance = np.linalg.norm(others - own, axis=1)
     nearest = alike[np.argsort(distance, kind="stable")[: selected.size]]
-    return dict(zip(WAYS, (selected, nearest, rng.choice(alike, nearest.size, replace=False)), strict=True))
+    of_class = rng.choice(alike, nearest.size, replace=False)
+    of_all = rng.choice(len(task.train), selected.size, replace=False)
+    return dict(zip(WAYS, (selected, nearest, of_class, of_all), strict=True))
 
 
 def retrain(game: TrainingGame, out: list[np.ndarray], number: int, key: jax.Array) -> np.ndarray:
@@ -200,5 +206,28 @@ def check(summary: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the claim is not met: {summary}")
 
 
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw by how much the margin falls, and how often the prediction becomes right, by what is taken out."""
+    summary = results["summary"]
+    rows = np.arange(len(summary))
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.4), sharey=True, layout="constrained")
+    titles = {
+        "margin": "fall of the margin\nof the wrong class",
+        "right": "trainings with the right\nprediction (dashed: with all)",
+        "mislabelled": "mislabelled among\nthose taken out",
+    }
+    for ax, (metric, title) in zip(axes, titles.items(), strict=True):
+        means, errors = ([one[name] for one in summary] for name in (metric, f"{metric}_se"))
+        bars = ax.barh(rows, means, 0.6, xerr=errors, color="#0072b2", error_kw={"elinewidth": 1})
+        ax.bar_label(bars, fmt="%.2f", padding=4, fontsize=9)
+        ax.set_xlim(0, 1.25 * max(means))
+        ax.set_title(title, fontsize=10)
+    axes[1].axvline(summary[0]["right_before"], color="black", linestyle="--", linewidth=1)
+    axes[0].set_yticks(rows, [one["way"] for one in summary])
+    axes[0].invert_yaxis()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
-    records.run(Settings, main, __doc__)
+    records.run(Settings, main, __doc__, draw)

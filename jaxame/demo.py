@@ -177,12 +177,16 @@ def poison(
     )
 
 
-def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """Return stochastic gradient descent, its rate constant for the first half of the steps, then falling to zero."""
+def learning_rate(settings: Settings) -> optax.Schedule:
+    """Return a rate by step that is constant for the first half of the steps, and then falls to zero."""
     half = settings.num_steps // 2
     decay = optax.linear_schedule(settings.learning_rate, 0.0, settings.num_steps - half)
-    rate = optax.join_schedules([optax.constant_schedule(settings.learning_rate), decay], [half])
-    return optax.sgd(rate, settings.momentum)
+    return optax.join_schedules([optax.constant_schedule(settings.learning_rate), decay], [half])
+
+
+def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """Return stochastic gradient descent."""
+    return optax.sgd(learning_rate(settings), settings.momentum)
 
 
 def make_game(settings: Settings, attacked: Attack, shared_key: jax.Array, **changes: Any) -> TrainingGame:

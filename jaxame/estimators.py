@@ -144,7 +144,9 @@ def _training_variance(utilities: np.ndarray, again: np.ndarray) -> np.ndarray:
     known = np.isfinite(utilities) & np.isfinite(again)
     squares = np.subtract(again, utilities, out=np.zeros(known.shape), where=known) ** 2
     number = known.sum(axis=0)
-    return np.divide(squares.sum(axis=0), 2 * number, out=np.full(len(number), np.nan), where=number > 0)
+    unknown = np.full(len(number), np.nan)
+    variance: np.ndarray = np.divide(squares.sum(axis=0), 2 * number, out=unknown, where=number > 0)
+    return variance
 
 
 def estimate_ame(

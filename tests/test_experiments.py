@@ -63,6 +63,26 @@ def test_one_without_its_data_is_left_out(monkeypatch, capsys):
     assert "far is left out: needs MNIST" in capsys.readouterr().out
 
 
+def test_stored_results_are_what_a_run_of_all_writes(monkeypatch, tmp_path):
+    """Every file that the page is made from has the name that running all would give it, and no other lies beside."""
+    commands = []
+    done = types.SimpleNamespace(returncode=0)
+    monkeypatch.setattr(every.subprocess, "run", lambda command, check: commands.append(command) or done)
+    every.main(every.Settings(results=tmp_path))
+    written = {Path(command[command.index("--json") + 1]).name for command in commands}
+    stored = {path.name for path in (FOLDER / "results").glob("*.cpu-2-cores*.json")}
+    variants = {path for path in stored if path.split(".")[0] == "poisoned_cifar10" and path not in written}
+    assert written == stored - variants
+    assert {"poisoned_digits.cpu-2-cores.seed4.json", "poisoned_cifar10.cpu-2-cores.json"} < written
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_failure(monkeypatch):
+    stub("undrawn", monkeypatch)
+    sys.modules["experiments.undrawn"].draw = lambda results, path: path.with_name("none").read_text()
+    with pytest.raises(SystemExit, match="FileNotFoundError"):
+        every.main(every.Settings(names=("undrawn",), smoke=True))
+
+
 def test_what_is_none_is_refused_before_anything_runs(monkeypatch):
     RAN.clear()
     stub("good", monkeypatch)

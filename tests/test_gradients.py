@@ -100,6 +100,21 @@ def test_tracin_sums_dot_products_over_checkpoints():
     np.testing.assert_allclose(result.values, total, rtol=1e-4, atol=1e-3)
 
 
+def test_tracin_weighs_checkpoints_by_the_rates_of_their_steps():
+    """Checkpoints are those of steps 0 to 9, 10 to 19 and 20 to 29."""
+    one_by_one = [
+        baselines.tracin(
+            GAME, key=KEY, budget=1, checkpoints=3, learning_rate=lambda steps, part=part: steps // 10 == part
+        ).values
+        for part in range(3)
+    ]
+    falling = baselines.tracin(GAME, key=KEY, budget=1, checkpoints=3, learning_rate=lambda steps: 30.0 - steps)
+    expected = 25.5 * one_by_one[0] + 15.5 * one_by_one[1] + 5.5 * one_by_one[2]
+    np.testing.assert_allclose(falling.values, expected, rtol=1e-9)
+    equal = baselines.tracin(GAME, key=KEY, budget=1, checkpoints=3, learning_rate=lambda steps: 2.0)
+    np.testing.assert_allclose(equal.values, 2 * sum(one_by_one), rtol=1e-9)
+
+
 def hessian(p, damping):
     """Of the mean loss of logistic regression, `[650, 650]`, plus a multiple of the identity."""
     inner = np.stack([np.diag(row) - np.outer(row, row) for row in p])
@@ -188,6 +203,7 @@ METHODS = {
     "gradient_cosine": {},
     "tracin": {},
     "influence": {"damping": 0.05},
+    "influence, LiSSA": {"damping": 0.1, "solver": "lissa", "max_steps": 1000, "sample": 600, "scale": 8.0},
     "trak": {"num_projections": 128},
     "representer_points": POINTS,
     "feature_similarity": POINTS,
@@ -199,7 +215,7 @@ def test_copies_with_the_label_asked_about_come_first(name):
     x, y = SET.x.copy(), SET.y.copy()
     x[PLANTED], y[PLANTED] = np.repeat(SET.x[ASKED], 2, axis=0), np.repeat(POINTS["test_y"], 2)
     game = make_logistic(x=x, y=y)
-    result = getattr(baselines, name)(game, key=KEY, budget=2, **METHODS[name]).check()
+    result = getattr(baselines, name.split(",")[0])(game, key=KEY, budget=2, **METHODS[name]).check()
     for q in range(3):
         first = np.argsort(-result.values[q])[:2]
         np.testing.assert_array_equal(np.sort(first), PLANTED.start + 2 * q + np.arange(2))
@@ -209,7 +225,7 @@ def test_copies_with_the_label_asked_about_come_first(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_model_that_diverged_is_told(name):
     game = make_logistic(optimizer=optax.sgd(1e38))
-    result = getattr(baselines, name)(game, key=KEY, budget=1, **METHODS[name])
+    result = getattr(baselines, name.split(",")[0])(game, key=KEY, budget=1, **METHODS[name])
     assert np.isnan(result.values).all()
     assert (result.status == Status.NOT_FINITE).all()
 
@@ -217,6 +233,13 @@ def test_a_model_that_diverged_is_told(name):
 def test_conjugate_gradients_that_end_early_warn():
     with pytest.warns(UserWarning, match="ended at a relative residual of .* raise max_steps or damping"):
         baselines.influence(GAME, key=KEY, budget=1, damping=1e-4, max_steps=2)
+
+
+def test_a_recursion_that_has_hardly_begun_warns():
+    options = {"solver": "lissa", "damping": 1e-3, "scale": 1e4, "max_steps": 10}
+    with pytest.warns(UserWarning, match="the recursion ended at a relative residual of .* raise max_steps or damping"):
+        result = baselines.influence(GAME, key=KEY, budget=1, **options)
+    assert 0.9 < result.about["relative_residual"][0] <= 1.0
 
 
 REGRESSION = {"y": SET.x.reshape(N, -1)[:, :10], "loss": lambda outputs, y: ((outputs - y) ** 2).sum(axis=1)}
@@ -233,6 +256,10 @@ ERRORS = {
     ),
     "no budget": (lambda: baselines.gradient_dot(GAME, key=KEY, budget=0), "budget"),
     "checkpoints": (lambda: baselines.tracin(GAME, key=KEY, budget=1, checkpoints=31), "at most 30 steps"),
+    "rates": (
+        lambda: baselines.tracin(GAME, key=KEY, budget=1, learning_rate=lambda steps: 1.0 - steps),
+        "finite rates >= 0 of the 30 steps",
+    ),
     "solver": (lambda: baselines.influence(GAME, key=KEY, budget=1, solver="lu"), "a solver among"),
     "damping": (lambda: baselines.influence(GAME, key=KEY, budget=1, damping=0.0), "above 0"),
     "scale": (

@@ -21,6 +21,8 @@ from jaxame.baselines.linearised import Linearised, norms, project
 from jaxame.baselines.trained import Params, by_source, checked, mean_over_models, trained, with_labels
 
 SOLVERS = ("cg", "lissa")
+_UNSOLVED = 0.5
+"""Share of a gradient that a recursion may leave."""
 _PROJECTION_STREAM, _SOLVER_STREAM = 2**32 - 1, 2**32 - 2
 
 
@@ -59,36 +61,57 @@ def gradient_cosine(game: Any, *, key: jax.Array, budget: int) -> Attribution:
     return _mean(game, key, budget, "gradient cosine", cosine)
 
 
-def tracin(game: Any, *, key: jax.Array, budget: int, checkpoints: int = 10) -> Attribution:
+def tracin(
+    game: Any,
+    *,
+    key: jax.Array,
+    budget: int,
+    checkpoints: int = 10,
+    learning_rate: Callable[[np.ndarray], Any] | None = None,
+) -> Attribution:
     """Estimate what all steps on an example did to the query: `gradient_dot` summed over checkpoints (TracInCP).
-
-    All checkpoints weigh the same, as with a constant step size.
 
     Args:
       game: a `TrainingGame`.
       key: one typed key.
       budget: models, at least 1.
       checkpoints: of each, evenly spaced over its steps, the last at the end.
+      learning_rate: that of training, from the numbers of steps, such as an optax schedule: a checkpoint weighs the
+        mean rate of the steps that it ends. By default all weigh 1, as with a constant rate.
 
     Returns:
-      An `Attribution`, values `[Q, N]` in the unit of the query for steps of size 1.
+      An `Attribution`, values `[Q, N]` in the unit of the query, for one step by every checkpoint.
 
     Raises:
-      ValueError: for another game, more checkpoints than steps, and for a bad key or budget.
+      ValueError: for another game, more checkpoints than steps, rates that are negative or not finite, and for a bad
+        key or budget.
 
     References:
       Pruthi, Liu, Kale, Sundararajan, Estimating Training Data Influence by Tracing Gradient Descent, NeurIPS 2020,
       section 3.2.
     """
     first, number = Linearised.of(checked(game)), checks.count(checkpoints, "checkpoints")
+    weights = np.ones(number) if learning_rate is None else _mean_rates(learning_rate, game.about["num_steps"], number)
 
     def summed(every: Params, _: jax.Array) -> tuple[np.ndarray, np.ndarray]:
         each = [jax.tree.map(lambda leaf, c=c: leaf[c], every) for c in range(number)]
-        return np.sum([_dot(first, params) for params in each], axis=0), np.asarray(first.utilities(each[-1]))
+        total = sum(weight * _dot(first, params) for weight, params in zip(weights, each, strict=True))
+        return np.asarray(total), np.asarray(first.utilities(each[-1]))
 
     about = {"checkpoints": number}
     train = functools.partial(game.checkpoints, number=number)
     return mean_over_models(game, key, budget, "TracInCP", summed, about, train)
+
+
+def _mean_rates(learning_rate: Callable[[np.ndarray], Any], num_steps: int, number: int) -> np.ndarray:
+    """Mean rates `[number]` of the parts of the steps that `TrainingGame.checkpoints` ends with one."""
+    checks.require(number <= num_steps, f"a number of at most {num_steps} steps", number)
+    steps = np.arange(num_steps)
+    rates = np.broadcast_to(np.asarray(learning_rate(steps), np.float64), steps.shape)
+    good = bool((np.isfinite(rates) & (rates >= 0)).all())
+    checks.require(good, f"finite rates >= 0 of the {num_steps} steps", checks.describe(rates))
+    part = steps * number // num_steps
+    return np.bincount(part, rates) / np.bincount(part)
 
 
 def influence(
@@ -116,8 +139,8 @@ def influence(
       damping: what is added to the diagonal, above 0: the weight decay of training, if there is one.
       solver: `"cg"`, conjugate gradients on all examples, or `"lissa"`, a recursion on samples of them.
       tolerance: of conjugate gradients: the relative residual at which they end.
-      max_steps: of either solver. Conjugate gradients that end before their tolerance warn; the residuals are in
-        `about["relative_residual"]`.
+      max_steps: of either solver. Conjugate gradients that end before their tolerance warn, and a recursion that
+        leaves more than half; the residuals, relative, are in `about["relative_residual"]`.
       scale: of the recursion, above the largest eigenvalue of `H`.
       sample: of the recursion: examples of a step.
 
@@ -140,19 +163,23 @@ def influence(
     def solved(first: Linearised, params: Params, own_key: jax.Array) -> np.ndarray:
         gradients = first.query_gradients(params)
         if solver == "cg":
-            found, residual = _conjugate_gradients(first, params, gradients, damping, tolerance, max_steps)
-            residuals.append(float(jnp.max(residual)))
+            found = _conjugate_gradients(first, params, gradients, damping, tolerance, max_steps)
         else:
             recursion_key = jax.random.fold_in(own_key, _SOLVER_STREAM)
             found = _recursion(first, params, gradients, recursion_key, damping, scale, max_steps, sample)
-            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
-            checks.require(finite, "a scale above the largest eigenvalue of the curvature", f"{scale}, which diverges")
+            solvable = _is_finite(found) or not _is_finite(gradients)
+            checks.require(
+                solvable, "a scale above the largest eigenvalue of the curvature", f"{scale}, which diverges"
+            )
+        residuals.append(float(jnp.max(_relative_residual(first, params, gradients, found, damping))))
         return -np.asarray(first.slopes(params, found), np.float64) / first.num_examples
 
     about = {"solver": solver, "damping": damping, "relative_residual": residuals}
     result = _mean(game, key, budget, "influence functions", solved, **about)
-    if residuals and max(residuals) > 2 * tolerance:  # rounding parts what they keep account of from what is left
-        text = f"conjugate gradients ended at a relative residual of {max(residuals):.2g}, above {tolerance:g}"
+    # Rounding parts what conjugate gradients keep account of from what is left; samples never solve to the end.
+    name, allowed = ("conjugate gradients", 2 * tolerance) if solver == "cg" else ("the recursion", _UNSOLVED)
+    if max(residuals) > allowed:
+        text = f"{name} ended at a relative residual of {max(residuals):.2g}, above {allowed:g}"
         warnings.warn(f"{text}: raise max_steps or damping", UserWarning, stacklevel=2)
     return result
 
@@ -228,6 +255,10 @@ def _mean(
     return mean_over_models(game, key, budget, method, with_utilities, about)
 
 
+def _is_finite(tree: Params) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+
+
 def _dot(first: Linearised, params: Params) -> np.ndarray:
     return -np.asarray(first.slopes(params, first.query_gradients(params)), np.float64)
 
@@ -235,18 +266,29 @@ def _dot(first: Linearised, params: Params) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=5)
 def _conjugate_gradients(
     first: Linearised, params: Params, gradients: Params, damping: float, tolerance: float, max_steps: int
-) -> tuple[Params, jax.Array]:
-    """Solve for every one of `gradients [Q, ...]`; also the relative residuals `[Q]`."""
-
-    def product(vector: Params) -> Params:
-        return jax.tree.map(lambda own, bent: bent + damping * own, vector, first.curvature(params, vector))
+) -> Params:
+    """Solve for every one of `gradients [Q, ...]`."""
 
     def solve(gradient: Params) -> Params:
+        product = functools.partial(_damped, first, params, damping)
         return jax.scipy.sparse.linalg.cg(product, gradient, tol=tolerance, maxiter=max_steps)[0]
 
-    found = jax.vmap(solve)(gradients)
-    left = jax.tree.map(jnp.subtract, gradients, jax.vmap(product)(found))
-    return found, norms(left) / jnp.maximum(norms(gradients), jnp.finfo(jnp.float32).tiny)
+    return jax.vmap(solve)(gradients)
+
+
+@jax.jit
+def _relative_residual(
+    first: Linearised, params: Params, gradients: Params, found: Params, damping: float
+) -> jax.Array:
+    """What is left of every one of `gradients [Q, ...]`, as a share of its norm, `[Q]`."""
+    solved = jax.vmap(functools.partial(_damped, first, params, damping))(found)
+    left = jax.tree.map(jnp.subtract, gradients, solved)
+    return norms(left) / jnp.maximum(norms(gradients), jnp.finfo(jnp.float32).tiny)
+
+
+def _damped(first: Linearised, params: Params, damping: float, vector: Params) -> Params:
+    """The damped Gauss-Newton matrix times a vector."""
+    return jax.tree.map(lambda own, bent: bent + damping * own, vector, first.curvature(params, vector))
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))
