@@ -22,11 +22,11 @@ two more); means of 5 seeds with their standard errors. A fifth of the data, by 
   LeaveOneOut         .31 +- .04        .872         .804            8
   RandomEvaluator     .23 +- .04        .867         .866            0
 
-So at 1,000 models ours find about twice the wrong labels that OpenDataVal's own AME does, and as many as its Banzhaf
-values. What does not go by way of accuracy on 200 digits, but looks at the labels themselves, finds far more: DataOob
-and KNNShapley. Seconds are on two cores that did other work too; with 8 models in place of 1,000 ours took 13 to 16,
-for start and compilation. All of it is in `results/opendataval.cpu-2-cores.json`, of jax 0.10.2 here, and there
-OpenDataVal 1.3.0 with numpy 1.25.2 and torch 2.1.2.
+So at 1,000 models our AME and Banzhaf values find about twice the wrong labels that OpenDataVal's own AME does, as many
+as its own Banzhaf values or a few less; our Shapley values find fewer. What does not go by way of accuracy on 200
+digits, but looks at the labels themselves, finds far more: DataOob and KNNShapley. Seconds are on two cores that did
+other work too, and hold start and compilation, with which ours take 13 to 16 for 8 models. The table is that of
+`results/opendataval.cpu-2-cores.json`, of jax 0.10.2 here; there OpenDataVal 1.3.0, numpy 1.25.2, torch 2.1.2.
 """
 
 import dataclasses

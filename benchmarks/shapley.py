@@ -1,4 +1,4 @@
-"""Shapley values at equal budget: ours against every estimator people use, on games whose values are known.
+"""Shapley values at equal budget: ours against 15 baselines, on games whose values are known.
 
 `python -m benchmarks.shapley --json FILE` runs estimators x games x budgets. The error of an estimate is its L2
 distance from the true values. For every game and budget the table gives the mean error over seeds of the best estimator

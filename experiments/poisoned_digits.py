@@ -10,7 +10,8 @@ Settings: model and design were compared on seeds 100 to 111. The brightness of 
 and 5 with an attack success of at least .95 on each of seeds 120 to 139. FDR and copies are then, of .01, .02 and
 .05, each with the copies that allow selections of three, those whose mean precision and recall on seeds 120 to 124
 both stay farthest above .9 and .8 (the smaller distance was .039, .071 and .075). The runs are in
-results/choice.poisoned_digits.json, with those of an earlier round, seeds 120 to 129 at brightness 3.
+results/choice.poisoned_digits.json, with those of an earlier round, seeds 120 to 129 at brightness 3; of brightness, as
+it takes a model each, only the outcome was kept.
 
 Seeds 0 to 4 chose none of these, but they were looked at on the way: under four earlier settings, whose results decided
 when to search on, at brightness 3, where the attack on seed 3 succeeded in .897 of the cases, which is why a brighter

@@ -12,6 +12,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from jaxame import checks, knockoffs, notebook
+from jaxame.files import replacing
 from jaxame.knockoffs import Selection
 from jaxame.types import Status, SubmodelStatus
 
@@ -417,7 +418,7 @@ class Attribution:
         checks.require(not objects, "arrays of numbers, which need no pickle", f"Python objects in {objects}")
         header = {"format": _FORMAT, "version": _FORMAT_VERSION, "about": self.about}
         everything: dict[str, Any] = {"header": np.array(json.dumps(header)), **arrays}
-        with open(path, "wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.savez_compressed(file, **everything)
 
 

@@ -117,6 +117,7 @@ def ame(
     checks.count(repeats, "repeats", 0)
     checks.require(repeats <= num_submodels, f"repeats to be at most the {num_submodels} submodels", repeats)
     check_options(design, **options)
+    _check_queries(getattr(game, "num_queries", None), game.num_sources, options)
     utilities: list[np.ndarray] = []
 
     def estimate(number: int) -> Attribution:
@@ -134,9 +135,21 @@ def ame(
     if not repeats:
         return result
     first = dataclasses.replace(design, p=design.p[:repeats], packed=design.packed[:repeats])
-    again = evaluate(game, first, key=jax.random.fold_in(checks.typed_key(design.key), _REPEAT_STREAM))
+    repeat_key = jax.random.fold_in(checks.typed_key(design.key), _REPEAT_STREAM)
+    again = evaluate(game, first, key=repeat_key, progress=progress)
     both = (with_contrasts(each, options.get("contrasts")) for each in (utilities[0][:repeats], again))
     return dataclasses.replace(result, training_variance=_training_variance(*both))
+
+
+def _check_queries(num_queries: int | None, num_sources: int, options: Options) -> None:
+    """Check what depends on the number of queries as well, if the game says it, before anything is trained."""
+    prior, contrasts = options.get("prior"), options.get("contrasts")
+    if num_queries is not None:
+        width = with_contrasts(np.zeros((1, num_queries)), contrasts).shape[1]
+    elif prior is not None:
+        width = len(np.atleast_2d(np.asarray(prior)))  # any number of rows may be right
+    if prior is not None:
+        check_prior(prior, width, num_sources)
 
 
 def _training_variance(utilities: np.ndarray, again: np.ndarray) -> np.ndarray:
@@ -257,6 +270,7 @@ def estimate_ame(
     p_values = None
     if redraws:
         p_values = randomisation_p_values(design, targets, checks.typed_key(copy_key), redraws)
+        converged = converged & np.isfinite(p_values).all(axis=(1, 2))
     step = inference.estimate(intervals, design, coding, targets, fit, fold)
     gaps, violations = np.moveaxis(_certificates(exact_operator(design, coding), coding, targets, fit, factor), 2, 0)
     under, finite = dataclasses.replace(design, law=law), np.isfinite(targets)

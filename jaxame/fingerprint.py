@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,8 @@ def fingerprint(game: Any) -> dict[str, Any]:
     """Return what the utilities of a game depend on, by name; JSON-serialisable.
 
     That is the game's own attribute `fingerprint`, if it has one. Otherwise it is its class and, if that is a
-    dataclass, the fields: numbers and texts as they are, arrays by their sum, and other objects by their class.
+    dataclass, the fields: numbers, texts and paths as they are, arrays by their sum, sets in order, and other objects
+    by their class.
     """
     own = getattr(game, "fingerprint", None)
     if own is not None:
@@ -57,6 +59,12 @@ def differences(known: Mapping[str, Any], given: Mapping[str, Any], prefix: str 
 def _describe(value: Any) -> Any:
     if isinstance(value, _PLAIN):
         return value
+    if isinstance(value, np.generic):
+        return _describe(value.item())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Set):
+        return sorted((_describe(part) for part in value), key=repr)
     if isinstance(value, np.ndarray | jax.Array):
         return sum_of_arrays(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxame.design import Design, Parent, redraw_masks
 from jaxame.features import Coding, Operator, code, exact_columns, exact_operator, mask_columns
-from jaxame.lasso import Problem, fit_near, make_problem, refit
+from jaxame.lasso import Problem, make_problem, refit, solve_near
 
 _STREAM = 2**32 - 9
 
@@ -30,7 +30,8 @@ def randomisation_p_values(design: Design, targets: np.ndarray, key: jax.Array, 
       num_redraws: `R`.
 
     Returns:
-      `[Q, 2, N]`, against sources that raise the query and against those that lower it.
+      `[Q, 2, N]`, against sources that raise the query and against those that lower it; NaN for a query with a fit that
+      did not converge.
 
     References:
       Candès et al., JRSS B 80(3), 2018 (conditional randomisation test); Liu, Katsevich, Janson and Ramdas,
@@ -39,19 +40,23 @@ def randomisation_p_values(design: Design, targets: np.ndarray, key: jax.Array, 
     coding = code(design)
     problem = make_problem(mask_columns(design, coding), targets, coding.weight, coding.z, None)
     penalty = _penalty(problem, coding, design.num_sources)
-    coef = fit_near(problem, penalty, np.zeros((targets.shape[1], design.num_sources)))
+    fits, met = solve_near(problem, penalty[None], np.zeros((1, targets.shape[1], design.num_sources)))
+    coef, converged = fits[0], met[0]
     query, source = np.nonzero(coef)
     residuals = [_residual(design, coding, y, np.flatnonzero(b)) for y, b in zip(targets.T, coef, strict=True)]
-    residuals += [
-        _residual(design, coding, targets[:, q], np.flatnonzero(_without(problem, penalty, coef, q, j)))
-        for q, j in zip(query.tolist(), source.tolist(), strict=True)
-    ]
+    for q, j in zip(query.tolist(), source.tolist(), strict=True):
+        without, did = _without(problem, penalty, coef, q, j)
+        residuals.append(_residual(design, coding, targets[:, q], np.flatnonzero(without)))
+        converged[q] &= did
     pull = coding.weight[:, None] * np.stack(residuals, axis=1)
     null = exact_operator(_redraws(design, key, num_redraws), coding)
     own = exact_operator(design, coding).rmatmat(pull)
     if design.parent is None:
-        return _compare(own, np.sort(null.rmatmat(pull), axis=0), query, source, targets.shape[1])
-    return _compare_by_parent(design.parent, own, null, pull, query, source, targets.shape[1])
+        p = _compare(own, np.sort(null.rmatmat(pull), axis=0), query, source, targets.shape[1])
+    else:
+        p = _compare_by_parent(design.parent, own, null, pull, query, source, targets.shape[1])
+    p[~converged] = np.nan
+    return p
 
 
 def _penalty(problem: Problem, coding: Coding, num_sources: int) -> np.ndarray:
@@ -61,8 +66,10 @@ def _penalty(problem: Problem, coding: Coding, num_sources: int) -> np.ndarray:
     return penalty
 
 
-def _without(problem: Problem, penalty: np.ndarray, coef: np.ndarray, query: int, source: int) -> np.ndarray:
-    """LASSO coefficients `[N]` of one query without one source."""
+def _without(
+    problem: Problem, penalty: np.ndarray, coef: np.ndarray, query: int, source: int
+) -> tuple[np.ndarray, bool]:
+    """LASSO coefficients `[N]` of one query without one source, and whether the fit converged."""
     factor = problem.penalty.factor.at[:, source].set(jnp.inf)
     one = slice(query, query + 1)
     alone = dataclasses.replace(
@@ -74,8 +81,8 @@ def _without(problem: Problem, penalty: np.ndarray, coef: np.ndarray, query: int
         unit=problem.unit[one],
     )
     near = np.where(np.arange(coef.shape[1]) == source, 0.0, coef[one])
-    coefficients: np.ndarray = fit_near(alone, penalty[one], near)[0]
-    return coefficients
+    fits, met = solve_near(alone, penalty[None, one], near[None])
+    return fits[0, 0], bool(met[0, 0])
 
 
 def _residual(design: Design, coding: Coding, y: np.ndarray, support: np.ndarray) -> np.ndarray:

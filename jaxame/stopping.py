@@ -234,7 +234,9 @@ class CVError(Rule):
             return Verdict(False, "the cross-validated error is no smaller than without sources")
         if len(history) < 2:
             return Verdict(False, "there is one round only")
-        fall = float((1 - last / _unexplained(history[-2].result)[0]).max())
+        before = _unexplained(history[-2].result)[0]
+        # What a query without any variance leaves unexplained is 0 from the first.
+        fall = float(np.subtract(1, np.divide(last, before, out=np.ones_like(last), where=before > 0)).max())
         return Verdict(fall < self.improvement, f"the cross-validated error fell by {fall:.2%} in the last round")
 
 

@@ -252,6 +252,9 @@ BAD_OPTIONS = {
     "untyped key": ({"key": jax.random.PRNGKey(0)}, r"needs key to be one typed key.*; got uint32\[2\]"),
     "several keys": ({"key": jax.random.split(KEY, 2)}, r"needs key to be one typed key.*; got key.*\[2\]"),
     "untyped knockoff key": ({"knockoff_key": jax.random.PRNGKey(0)}, r"needs knockoff_key .*; got uint32\[2\]"),
+    "prior of other sources": ({"prior": np.ones(N + 1)}, rf"needs prior \[{N}\] or \[6, {N}\]; got \[25\]"),
+    "prior of other queries": ({"prior": np.ones((2, N))}, rf"needs prior \[{N}\] or \[6, {N}\]; got \[2, 24\]"),
+    "contrasts of other queries": ({"contrasts": np.ones((1, 2))}, r"needs contrasts \[C, Q=6\]; got \[1, 2\]"),
     "unknown coding": ({"coding": "banzhaf"}, "needs coding to be .*'weighted'.*; got str 'banzhaf'"),
     "p of 1": ({"law": lambda: Grid((0.5, 1.0))}, "needs every point strictly between 0 and 1; got float 1.0"),
     "negative p": ({"law": lambda: Grid((-0.5, 0.5))}, "needs every point strictly between 0 and 1; got float -0.5"),
@@ -264,9 +267,17 @@ BAD_OPTIONS = {
 @pytest.mark.parametrize(("changes", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
 def test_bad_options_are_refused_before_the_game_is_called(changes, message):
     game = Counted()
+    game.num_queries = Q
     options = {"key": KEY, "num_submodels": M, "law": GRID} | changes
     with pytest.raises(ValueError, match=message):
         jaxame.ame(game, **options | ({"law": options["law"]()} if callable(options["law"]) else {}))
+    assert game.calls == 0
+
+
+def test_a_prior_of_other_sources_is_refused_of_a_game_that_does_not_say_its_queries():
+    game = Counted()
+    with pytest.raises(ValueError, match=rf"needs prior \[{N}\]"):
+        jaxame.ame(game, key=KEY, num_submodels=M, law=GRID, prior=np.ones(N - 1))
     assert game.calls == 0
 
 

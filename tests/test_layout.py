@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxame"
 # A module or a package of this name may import only what stands on an earlier line.
 LAYERS = [
-    ("types", "checks", "environment", "exchange", "notebook", "interrupts"),
+    ("types", "checks", "environment", "exchange", "files", "notebook", "interrupts"),
     ("laws", "data", "store", "fingerprint", "factories"),
     ("design", "manifest"),
     ("games", "submodels"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from jaxame.games import Additive
 
 LAW = Grid((0.2, 0.4, 0.6, 0.8))
 EFFECTS = np.where(np.arange(40) < 4, 1.0, 0.0)
+RESULTS = Path(gradient_baselines.__file__).parent / "results"
 
 
 @functools.cache
@@ -184,6 +186,16 @@ def test_ranks_are_judged_by_the_poisoned():
 def test_selections_have_precision_and_recall():
     assert gradient_baselines.selected(result(), np.arange(4)) == {"precision": 1.0, "recall": 1.0}
     assert gradient_baselines.selected(result(), np.arange(2, 10))["recall"] == 0.25
+
+
+def test_settings_of_the_others_are_the_best_of_those_tried():
+    tried = json.loads((RESULTS / "choice.gradient_baselines.json").read_text())["records"]
+    for name, choices in gradient_baselines.CHOICES.items():
+        own = [one for one in tried if one["estimator"] == name]
+        assert [one["options"] for one in own] == choices
+        best = max(own, key=lambda one: one["lds"])["options"]
+        assert best.items() <= gradient_baselines.ESTIMATORS[name].keywords.items()
+    assert {one["seed"] for one in tried}.isdisjoint(gradient_baselines.Settings().seeds)
 
 
 def test_features_are_those_of_the_last_hidden_layer():

@@ -11,6 +11,7 @@ from scipy import stats
 import jaxame
 from jaxame.design import redraw_masks, sample_design
 from jaxame.games import Majority
+from jaxame.lasso import solve_near
 from jaxame.randomisation import randomisation_p_values
 
 REDRAWS = 999
@@ -42,6 +43,30 @@ def test_p_values_are_uniform_without_an_effect_and_small_with_one(drawn):
             assert abs(share.mean() - level) < 4 * share.std(ddof=1) / np.sqrt(8) + 1 / REDRAWS
     assert (p[:, 0][inside] <= 0.01).mean() > 0.8
     assert (p[:, 1][inside] > 0.5).mean() > 0.9
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_fit_that_does_not_converge_is_that_of_its_query(monkeypatch, first):
+    """Whether it is the fit on all sources, or one of those without a source in its support."""
+    design = sample_design(jax.random.key(9), GRID, num_submodels=M, num_sources=N)
+    noise = np.random.default_rng(2).normal(size=(M, Q))
+    targets = np.asarray(design.masks(), float)[:, :1] * (np.arange(Q) == 1) + 0.1 * noise
+
+    def unmet(problem, penalties, near):
+        fits, met = solve_near(problem, penalties, near)
+        every = penalties.shape[1] == Q
+        met[:, 1 if every else 0] = first != every
+        return fits, met
+
+    monkeypatch.setattr("jaxame.randomisation.solve_near", unmet)
+    options = {"redraws": 19, "copies": 0, "folds": FOLDS}
+    result = jaxame.estimate_ame(design, targets, **options)
+    bad = np.isnan(result.randomisation_p).all(axis=(1, 2))
+    assert bad[1]
+    assert (result.status[bad] == jaxame.Status.NOT_CONVERGED).all()
+    assert (result.status[~bad] == jaxame.Status.OK).all()
+    assert np.isfinite(result.randomisation_p[~bad]).all()
+    assert np.isfinite(result.values).all()
 
 
 def test_p_values_are_the_formula():

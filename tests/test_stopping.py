@@ -66,6 +66,18 @@ def test_width_looks_at_the_widest_interval_of_the_last_round():
         Width(1.0, query=2)(history)
 
 
+def test_a_query_without_variance_does_not_keep_the_error_from_settling():
+    constant = result_with(error=0.5)
+    constant.cv_error[:, 1] = 0.0
+    assert CVError(0.05)(rounds(constant, constant)).holds
+    better = result_with(error=0.3)
+    better.cv_error[:, 1] = 0.0
+    assert CVError(0.05)(rounds(constant, better)) == (
+        False,
+        "the cross-validated error fell by 40.00% in the last round",
+    )
+
+
 def test_width_of_the_selected_sources():
     stderr = np.ones((NUM_QUERIES, N))
     stderr[:, 7] = 3.0

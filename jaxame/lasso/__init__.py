@@ -7,7 +7,7 @@ from jaxame.lasso.certificate import Certificate, certify
 from jaxame.lasso.crossval import CrossValidation, cross_validate
 from jaxame.lasso.debias import OneStep, cross_fitted_step, one_step, step_from
 from jaxame.lasso.entry import EntryPath, entry_path
-from jaxame.lasso.path import Tolerance, fit_near
+from jaxame.lasso.path import Tolerance, fit_near, solve_near
 from jaxame.lasso.problem import Columns, DenseColumns, Problem, assign_folds, make_problem
 from jaxame.lasso.relaxed import refit
 from jaxame.lasso.sharding import ShardedColumns, shard_columns
@@ -38,6 +38,7 @@ __all__ = [
     "one_step",
     "refit",
     "shard_columns",
+    "solve_near",
     "step_from",
 ]
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from jaxame import checks
 from jaxame.design import Design
+from jaxame.files import replacing
 from jaxame.report import items, story
 from jaxame.report.story import Growth
 from jaxame.types import Items
@@ -131,7 +132,8 @@ def write(
     )
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_render(page), encoding="utf-8")
+    with replacing(out) as part:
+        part.write_text(_render(page), encoding="utf-8")
     return out
 
 
