@@ -133,7 +133,7 @@ ESTIMATORS: dict[str, Callable[..., Attribution]] = {
         by_gradients, baselines.influence, damping=0.0001, max_steps=1000, tolerance=0.001
     ),
     "influence, LiSSA": functools.partial(
-        by_gradients, baselines.influence, solver="lissa", damping=0.001, scale=1000.0, max_steps=20_000
+        by_gradients, baselines.influence, solver="lissa", damping=0.001, scale=30.0, max_steps=20_000
     ),
     "TRAK": functools.partial(by_gradients, baselines.trak, ridge=0.1, num_projections=512),
     "TRAK, on halves": functools.partial(by_gradients, baselines.trak, ridge=10.0, num_projections=512, inclusion=0.5),

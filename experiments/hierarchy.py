@@ -23,18 +23,19 @@ writer moves the query a little, too, and with more submodels that shows. So on 
 .032, and with 300 submodels 14 to 16 writers were selected, the ten poisoned ones among them; so 200 were taken. Its
 second stage is as long as `jaxame.planning.plan` says for 180 effects and `R2 = 1`.
 
-Result (`results/hierarchy.cpu-2-cores.json`, seed 0, four copies, 331 s on two cores), precision and recall:
+Result (`results/hierarchy.cpu-2-cores.json`, seeds 0 to 2, four copies, 1,184 s on two cores that did other work as
+well), mean precision and recall:
 
 - Newsgroups, logistic regression: users 1.00 and 1.00 from 600 submodels, posts 1.00 and 1.00 from 1,200 more; `nested`
-  1.00 and 1.00, .88 and 1.00, both from the same 2,000; `flat` 1.00 and 1.00 for posts, from 1,800.
-- Newsgroups, embeddings: users .43 and 1.00, posts .92 and .87; `nested` .43 and 1.00, .95 and .95; `flat` .84 and
-  1.00. The 13 clean users selected are authors of the planted newsgroup's label; all of them are confirmed.
-- MNIST, two-stage: users .91 and 1.00 from 200 submodels, the clean one not confirmed; posts 1.00 and .67 from 5,400
-  more: 180 poisoned digits are many to tell apart among 769 sources, and with 1,000 it was .15. `flat`, among 12,931
-  sources, .54 and .77. `nested` is not run there.
+  1.00 and 1.00, .93 and 1.00, both from the same 2,000; `flat` .99 and 1.00 for posts, from 1,800.
+- Newsgroups, embeddings: users .64 and 1.00, posts .92 and .70; `nested` .69 and 1.00, .95 and .81; `flat` .88 and .89.
+  Of 20 clean users selected in two stages all are confirmed, and 19 are authors of the planted label's newsgroup.
+- MNIST, two-stage: users .91 and 1.00 from 200 submodels, one clean one on every seed, confirmed on two of them; posts
+  .99 and .67 from 5,400 more: 180 poisoned digits are many to tell apart. `flat`, among 12,931 sources, .56 and .78.
+  `nested` is not run there.
 
-So where flat selection can be had, it finds no fewer of the posts; what stages add is the answer about users, and fewer
-clean posts.
+So where flat selection can be had, it finds as many of the posts or more; what stages add is the answer about users,
+and, on MNIST, few clean posts.
 """
 
 import dataclasses
@@ -380,11 +381,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
             for place, row in enumerate(rows):
                 of_row = [c for c in cells if (c["data"], c["design"]) == row and c["level"] == level]
                 own = [c[measure] for c in of_row if c[measure] is not None]
-                bar = ax.barh(
-                    place + shift, np.mean(own or [0.0]), 0.36, color=colour, label=measure if not place else None
-                )
+                mean = float(np.mean(own or [0.0]))
+                ax.barh(place + shift, mean, 0.36, color=colour, label=measure if not place else None)
+                ax.text(1.03, place + shift, f"{mean:.2f}", va="center", fontsize=9)
                 ax.scatter(own, np.full(len(own), place + shift), s=10, color="black", zorder=3)
-                ax.bar_label(bar, fmt="%.2f", padding=5, fontsize=9)
         ax.set_yticks(range(len(rows)), [f"{name}, {design}" for name, design in rows], fontsize=9)
         ax.invert_yaxis()
         ax.set_title(f"poisoned {level}s", fontsize=10)
