@@ -48,6 +48,14 @@ def ax():
     return plt.subplots()[1]
 
 
+def test_a_unit_is_no_formula(ax):
+    plot.utility_by_size(RNG.random(50), RNG.random(50), unit="$_ per $_", ax=ax)
+    plot.values(AME, selected=np.array([1]), unit="$_ per $_")
+    for figure in map(plt.figure, plt.get_fignums()):
+        figure.canvas.draw()
+    assert ax.get_ylabel() == "$_ per $_"
+
+
 def test_every_function_is_called_here():
     functions = {name for name in plot.__all__ if callable(getattr(plot, name))}
     assert functions == CALLS.keys() | {"save"}

@@ -64,7 +64,7 @@ def removal_curves(curves: Lines, *, unit: str = "utility", added: bool = False,
     percent = {name: (100 * np.asarray(share), utility) for name, (share, utility) in curves.items()}
     ax = _draw_lines(percent, axes(ax, (6, 4)))
     ax.set_xlabel(f"sources {'added' if added else 'removed'} (%)")
-    ax.set_ylabel(unit)
+    ax.set_ylabel(unit, parse_math=False)
     return ax
 
 

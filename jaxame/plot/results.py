@@ -39,7 +39,7 @@ def values(
         label = f"{len(truth)} truly responsible"
         ax.scatter(truth, ame[truth], s=95, facecolors="none", edgecolors=ORANGE, linewidths=1.5, label=label)
     ax.set_xlabel("source")
-    ax.set_ylabel(f"AME\n({unit})")
+    ax.set_ylabel(f"AME\n({unit})", parse_math=False)
     ax.margins(x=0.01)
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return ax
@@ -88,7 +88,7 @@ def waterfall(
         ax.axvline(between, color=GREY, linewidth=1, linestyle=":")
     ax.set_xticks([])
     ax.set_xlabel("sources, highest AME first")
-    ax.set_ylabel(f"AME ({unit})")
+    ax.set_ylabel(f"AME ({unit})", parse_math=False)
     ax.legend(frameon=False)
     return ax
 
@@ -130,7 +130,7 @@ def knockoffs(
             label = f"threshold {selection.threshold:.3g}" if sign == 1 else "_hidden"
             ax.axhline(sign * selection.threshold, color="black", linewidth=0.8, linestyle="--", label=label)
     ax.set_xlabel("rank of the source by |W|")
-    ax.set_ylabel(statistic)
+    ax.set_ylabel(statistic, parse_math=False)
     if order.size:
         ax.legend(frameon=False)
     else:
@@ -161,7 +161,7 @@ def cv_curve(
         label = f"lambda_{name} = {penalty[at]:.2g}"
         ax.axvline(penalty[at], color="black", linewidth=1, linestyle=style, label=label)
     _penalty_axis(ax)
-    ax.set_ylabel(f"held-out squared error\n({unit}, squared)")
+    ax.set_ylabel(f"held-out squared error\n({unit}, squared)", parse_math=False)
     ax.legend(frameon=False)
     return ax
 
@@ -193,7 +193,7 @@ def path(
             lines[0].set_label(f"{len(lines)} {label}")
     ax.axhline(0, color="black", linewidth=0.6)
     _penalty_axis(ax)
-    ax.set_ylabel(f"coefficient ({unit})")
+    ax.set_ylabel(f"coefficient ({unit})", parse_math=False)
     ax.legend(frameon=False)
     return ax
 
@@ -227,7 +227,7 @@ def effect_curves(
         ax.vlines(at, low[query, number], high[query, number], color=style["color"], linewidth=0.8)
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set_xlabel("share p of the other sources that is there")
-    ax.set_ylabel(f"effect of adding it\n({unit})")
+    ax.set_ylabel(f"effect of adding it\n({unit})", parse_math=False)
     ax.legend(frameon=False, fontsize="small")
     return ax
 
@@ -252,7 +252,7 @@ def utility_by_size(share: ArrayLike, utility: ArrayLike, *, unit: str = "utilit
     ax.vlines(centre, low, high, color=BLUE, linewidth=3, alpha=0.6, label="middle 80 %")
     ax.plot(centre, middle, "o-", color=BLUE, markersize=4, label="median")
     ax.set_xlabel("share of the sources in the subset")
-    ax.set_ylabel(unit)
+    ax.set_ylabel(unit, parse_math=False)
     ax.legend(frameon=False)
     return ax
 
