@@ -12,6 +12,8 @@ from rich.console import Console
 
 from jaxame import commands, demo
 from jaxame.attribution import AttributionError
+from jaxame.cluster import ClusterError
+from jaxame.exchange import ExchangeError
 
 _DESCRIPTION = """Measure the effect of training data on predictions.
 
@@ -28,6 +30,7 @@ A run is a folder; it is started, stopped and gone on with at will:
 Exit status: 0 done, 1 an error, 2 a command that is not understood, 3 stopped before the end. `--debug` shows where an
 error came from.
 """
+_TOLD = (ValueError, OSError, ImportError, AttributionError, ClusterError, ExchangeError, jax.errors.JaxRuntimeError)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,7 +76,7 @@ def with_errors_in_a_line(name: str, debug: bool, work: Callable[[], None]) -> N
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         sys.exit(commands.STOPPED)
-    except (ValueError, OSError, AttributionError, ModuleNotFoundError, jax.errors.JaxRuntimeError) as error:
+    except _TOLD as error:
         if debug:
             raise
         sys.exit(f"{name}: {_in_a_line(error)}")

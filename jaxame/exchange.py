@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -139,9 +140,10 @@ class _Started(Channel):
 
         def stop() -> None:
             late.set()
-            self._process.kill()
+            _kill(self._process)
 
-        timer = threading.Timer(self._patience or threading.TIMEOUT_MAX, stop)
+        patience = threading.TIMEOUT_MAX if self._patience is None else self._patience
+        timer = threading.Timer(min(patience, threading.TIMEOUT_MAX), stop)
         timer.daemon = True
         timer.start()
         try:
@@ -170,18 +172,21 @@ def start(
 
     Args:
       command: the program and its arguments, such as `["/elsewhere/bin/python", "trainer.py"]`.
-      patience: seconds to wait for a line of it; by default as long as it takes.
+      patience: seconds to wait for a line of it, above 0; by default as long as it takes.
       variables: of its environment, beside those that are there.
 
     Raises:
       OSError: if it cannot be started.
+      ValueError: for a patience that is not above 0.
     """
+    if patience is not None and not patience > 0:
+        raise ValueError(f"needs patience to be above 0 s, or None; got {patience}")
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory())
-        printed = stack.enter_context(tempfile.TemporaryFile("w+"))
+        printed = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
         shutil.copy(__file__, Path(name) / f"{_MODULE}.py")
         (from_it, its_write), (its_read, to_it) = os.pipe(), os.pipe()
-        read, write = stack.enter_context(os.fdopen(from_it)), os.fdopen(to_it, "w")
+        read, write = stack.enter_context(os.fdopen(from_it, errors="replace")), os.fdopen(to_it, "w")
         stack.callback(_close, write)
         own = {**os.environ, **(variables or {}), _ADDRESS: json.dumps([its_write, its_read, name])}
         own["PYTHONPATH"] = os.pathsep.join(filter(None, [name, own.get("PYTHONPATH")]))
@@ -193,6 +198,7 @@ def start(
                 stdout=printed,
                 stderr=printed,
                 pass_fds=(its_write, its_read),
+                start_new_session=True,  # so that it is killed with what it starts, as a script may
             )
         finally:
             os.close(its_write)
@@ -203,7 +209,7 @@ def start(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_SECONDS_TO_END)
         finally:
-            process.kill()
+            _kill(process)
             process.wait()
 
 
@@ -217,6 +223,13 @@ def to_starter() -> Channel:
     _require(bool(address), "a program that was started by jaxame.exchange.start", f"no variable {_ADDRESS}")
     write, read, folder = json.loads(address)
     return Channel(os.fdopen(write, "w"), os.fdopen(read), Path(folder))
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and what it started, unless it was waited for: then its number may be another's."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all of them are gone
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _close(stream: IO[str]) -> None:

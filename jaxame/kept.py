@@ -1,5 +1,7 @@
 """Answers to other queries from what was kept of submodels, without training."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -28,6 +30,8 @@ class Keeper(Protocol):
 def answer(query: Any, game: Keeper, kept: Mapping[str, np.ndarray]) -> np.ndarray:
     """Measure a query on submodels of which something was kept.
 
+    What the query computes is compiled once for calls that follow each other with the same query and game.
+
     Args:
       query: any query, if parameters were kept; otherwise one whose points are among those whose outputs were.
       game: the game that kept it.
@@ -40,27 +44,54 @@ def answer(query: Any, game: Keeper, kept: Mapping[str, np.ndarray]) -> np.ndarr
       ValueError: if what was kept does not tell, saying why.
     """
     if PARAMS in kept:
+        return _map(_compiled(_Asked(query, game), _from_params), kept[PARAMS], game.tile)
+    needs = "a game that keeps parameters or outputs"
+    checks.require("outputs" in kept and game.kept_points is not None, needs, sorted(kept))
+    return _map(_compiled(_Asked(query, game), _from_outputs), kept["outputs"], game.tile)
 
-        def measure(params: Array) -> Array:
-            values: Array = query(game.predict, game.unravel(params))
-            return values
 
-        return _mapped(measure, kept[PARAMS], game.tile)
-    points = game.kept_points
-    checks.require("outputs" in kept and points is not None, "a game that keeps parameters or outputs", sorted(kept))
-    assert points is not None
-    places = [_places(points, x) for x in _points_of(query)]
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Asked:
+    """A query and the game that answers it; equal are those of the same objects, which need no hash."""
 
-    def from_outputs(outputs: Array) -> Array:
-        values: Array = query.values([outputs[place] for place in places], _no_model, None)
+    query: Any
+    game: Keeper
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Asked) and self.query is other.query and self.game is other.game
+
+    def __hash__(self) -> int:
+        return hash((id(self.query), id(self.game)))
+
+
+@functools.lru_cache(maxsize=1)  # one is enough for the chunks of a run, and more would hold the data of more games
+def _compiled(asked: _Asked, measure: Callable[[_Asked], Callable[[Array], Array]]) -> Callable[[Array], Array]:
+    """Return a function of what was kept of several submodels."""
+    return jax.jit(jax.vmap(measure(asked)))
+
+
+def _from_params(asked: _Asked) -> Callable[[Array], Array]:
+    def measure(params: Array) -> Array:
+        values: Array = asked.query(asked.game.predict, asked.game.unravel(params))
         return values
 
-    return _mapped(from_outputs, kept["outputs"], game.tile)
+    return measure
 
 
-def _mapped(measure: Callable[[Array], Array], rows: np.ndarray, size: int) -> np.ndarray:
+def _from_outputs(asked: _Asked) -> Callable[[Array], Array]:
+    points = asked.game.kept_points
+    assert points is not None
+    places = [_places(points, x) for x in _points_of(asked.query)]
+
+    def measure(outputs: Array) -> Array:
+        values: Array = asked.query.values([outputs[place] for place in places], _no_model, None)
+        return values
+
+    return measure
+
+
+def _map(together: Callable[[Any], Array], rows: np.ndarray, size: int) -> np.ndarray:
     """Map over rows, `size` at a time; the last ones are padded, so that one size is compiled."""
-    together = jax.jit(jax.vmap(measure))
     parts = []
     for start in range(0, len(rows), size):
         part = rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]

@@ -11,17 +11,12 @@ import pytest
 from rich.console import Console
 
 from jaxame import cli, demo
-from jaxame.knockoffs import Selection
 
 ROOT = Path(__file__).parents[1]
 FIELDS = {
     "precision", "recall", "num_empty", "attack_success", "clean_accuracy", "num_submodels", "num_sources", "fdr",
     "copies", "seed", "seconds_total", "seconds_train", "seconds_regress", "peak_rss_mb", "versions", "devices",
 }  # fmt: skip
-
-
-def selection(indices):
-    return Selection(np.array(indices, int), np.zeros(5), 1.0, 0.0, 0.1, "")
 
 
 def test_attack_changes_only_the_poisoned_images():

@@ -10,7 +10,8 @@ import pytest
 from helpers import Stacked
 
 import jaxame
-from jaxame import exchange, games, interop
+from jaxame import cli, exchange, games, interop
+from jaxame.data.parquet import require_extra
 from jaxame.exchange import ExchangeError
 from jaxame.laws import PointMass
 
@@ -113,6 +114,11 @@ REFUSED = {
     "a file elsewhere": ("channel._send('../o.npy'); channel._receive()", r"in the folder; got \.\./o\.npy"),
     "no JSON": ("channel._send('{values'); channel._receive()", "an outcome in JSON"),
     "hangs": ("import time; time.sleep(60)", "needs a line within 0.8 s"),
+    "another encoding": ("sys.stdout.buffer.write(b'caf\\xe9'); sys.exit(1)", "exit status 1: .*\ncaf\ufffd"),
+    "bytes for a line": (
+        "channel._write.buffer.write(b'\\xe9\\n'); channel._write.flush()",
+        "the name of an .npy file",
+    ),
 }
 
 
@@ -123,6 +129,25 @@ def test_what_goes_wrong_there_is_an_error_here(name):
     with pytest.raises(ExchangeError, match=message):
         serve(text, patience=0.8 if name == "hangs" else 30.0)
     assert time.perf_counter() - begin < 20
+
+
+def test_patience_binds_a_program_that_a_shell_starts():
+    """Killing the shell alone would leave the pipes open until the program ends."""
+    in_a_shell = ["sh", "-c", '"$@"; true', "sh", *program("import time; time.sleep(40)")]
+    begin = time.perf_counter()
+    with pytest.raises(ExchangeError, match=r"needs a line within 2 s"):
+        interop.serve(ADDITIVE, in_a_shell, key=KEY, patience=2.0)
+    assert time.perf_counter() - begin < 20
+
+
+@pytest.mark.parametrize("patience", [0, -1.0, float("nan")])
+def test_no_patience_is_refused(patience):
+    with pytest.raises(ValueError, match="needs patience to be above 0 s, or None; got"):
+        serve(MARGINS, patience=patience)
+
+
+def test_endless_patience_is_as_none():
+    assert serve("channel.finish({'text': 'done'})", patience=float("inf")) == {"text": "done"}
 
 
 ANSWERS = {
@@ -160,6 +185,20 @@ def test_an_error_of_the_game_is_raised_and_ends_the_other_program():
 
     with pytest.raises(RuntimeError, match="more than the budget"):
         serve("channel.ask(np.ones((1, N), bool))", interop.MaskGame(failing, N))
+
+
+def test_the_command_line_tells_such_an_error_in_a_line():
+    def failing():
+        raise ExchangeError("needs a line within 2 s\ngot none")
+
+    with pytest.raises(SystemExit, match=r"^jaxame x: needs a line within 2 s; got none$"):
+        cli.with_errors_in_a_line("jaxame x", False, failing)
+
+
+def test_the_command_line_tells_an_extra_that_is_missing_in_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "absent", None)
+    with pytest.raises(SystemExit, match=r"^jaxame x: needs absent: pip install 'jaxame\[data\]'; got "):
+        cli.with_errors_in_a_line("jaxame x", False, lambda: require_extra("absent", "data"))
 
 
 def test_objects_are_not_even_sent(tmp_path):

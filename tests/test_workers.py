@@ -1,18 +1,22 @@
 """Several workers on one run: a Ray cluster, processes of jax.distributed, and shards that write at once."""
 
+import dataclasses
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import run_games
 
-from jaxame import cluster, factories, runs
-from jaxame.design import Grid
+from jaxame import cluster, commands, factories, queries, runs
+from jaxame.design import Grid, sample_design
 
 pytestmark = pytest.mark.slow
 LAW, KEY = Grid((0.3, 0.6)), jax.random.key(3)
@@ -32,9 +36,9 @@ def wanted(tmp_path_factory, game):
     return train_here(start(place, game), game)
 
 
-def start(place, game):
-    made_by = {"factory": "run_games:keeping", "settings": {}}
-    options = {"num_submodels": M, "chunk_rows": CHUNK, "made_by": made_by}
+def start(place, game, num_submodels=M, factory="run_games:keeping", **settings):
+    made_by = {"factory": factory, "settings": settings}
+    options = {"num_submodels": num_submodels, "chunk_rows": CHUNK, "made_by": made_by}
     return runs.start(place, game, key=KEY, law=LAW, **options)
 
 
@@ -78,7 +82,7 @@ def ray_here(monkeypatch):
 
     monkeypatch.setenv("RAY_worker_niceness", "0")  # or busy neighbours would starve them
     search = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": search})
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": search})
     yield ray
     ray.shutdown()
 
@@ -120,7 +124,105 @@ def workers():
 
 @pytest.mark.filterwarnings("ignore")
 def test_errors_of_a_worker_are_those_of_a_process_here(tmp_path, game, ray_here):
-    made_by = {"factory": "run_games:threshold", "settings": {"num_sources": 30}}
-    runs.start(tmp_path, game, key=KEY, law=LAW, num_submodels=M, chunk_rows=CHUNK, made_by=made_by)
+    start(tmp_path, game, factory="run_games:threshold", num_sources=30)
     with pytest.raises(ValueError, match="needs the same as in"):
         cluster.train(str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_that_know_a_run_see_it_grow_wherever_they_are(tmp_path, monkeypatch, game, wanted, ray_here):
+    monkeypatch.chdir(tmp_path)  # the workers are elsewhere
+    start("run", game, M // 2)
+    assert cluster.train("run") == M // 2
+    run = start("run", game)
+    assert cluster.train("run") == M // 2
+    assert run.missing() == {}
+    np.testing.assert_array_equal(run.utilities(), wanted)
+
+
+def test_urls_stay_as_they_are():
+    assert cluster._absolute("gs://bucket/run") == "gs://bucket/run"
+
+
+def noting(folder: str):
+    """A game that leaves a file wherever it is made."""
+    tempfile.mkstemp(dir=folder)
+    return run_games.threshold()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_with_a_gpu_takes_many_chunks(tmp_path, ray_here):
+    """The GPU is one in Ray's books only."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    start(tmp_path / "run", run_games.threshold(), 3 * CHUNK, "test_workers:noting", folder=str(notes))
+    assert cluster.train(str(tmp_path / "run"), gpus=1) == 3 * CHUNK
+    assert len(list(notes.iterdir())) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("cpus", "gpus"), [(64, 0), (1, 2)])
+def test_what_no_machine_has_is_refused(tmp_path, game, ray_here, cpus, gpus):
+    start(tmp_path, game)
+    needs = f"needs a machine in the cluster with {cpus} cores and {gpus} GPUs for a worker; got 2 and 1"
+    with pytest.raises(ValueError, match=needs):
+        cluster.train(str(tmp_path), cpus=cpus, gpus=gpus)
+
+
+def deadly(mask: list[bool]):
+    """A game that ends its process at rows that begin with a mask."""
+    game = run_games.threshold(len(mask))
+
+    def ending(keys, masks):
+        if (np.asarray(masks[0]) == mask).all():
+            os._exit(1)
+        return game(keys, masks)
+
+    ending.num_sources, ending.chunk_size, ending.fingerprint = game.num_sources, game.chunk_size, game.fingerprint
+    return ending
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_chunk_that_kills_its_workers_is_given_up(tmp_path, ray_here):
+    game = run_games.threshold()
+    masks = np.asarray(sample_design(KEY, LAW, num_submodels=M, num_sources=game.num_sources).masks())
+    run = start(tmp_path, game, 5 * CHUNK, "test_workers:deadly", mask=masks[2 * CHUNK].tolist())
+    with pytest.raises(cluster.ClusterError, match=r"needs workers that live through chunk 2 of .*; got 4 that died"):
+        cluster.train(str(tmp_path), cpus=2)  # one worker at a time
+    assert run.missing() == {2: 0}
+
+
+def test_a_run_on_ray_that_is_stopped_says_how_to_go_on(tmp_path):
+    place = tmp_path / "run"
+    words = ["run", str(place), "--game", "run_games:threshold", "--num-submodels", "4000", "--set", "seconds=0.3"]
+    process = subprocess.Popen(
+        [*PROGRAM, *words, "--ray"],
+        env=environment() | {"RAY_worker_niceness": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(place.glob("commits/*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == commands.STOPPED
+    assert f"To go on: jaxame resume {place}" in told
+
+
+def test_answers_from_what_was_kept_are_compiled_once(tmp_path, game):
+    run, traced = start(tmp_path, game), []
+    run.train(game)
+    margins = run_games.margins(3)
+
+    def measure(*arguments):
+        traced.append(arguments)
+        return margins.measure(*arguments)
+
+    noted = dataclasses.replace(margins, measure=measure)
+    found = run.ask(noted, game)
+    assert len(traced) == 1
+    np.testing.assert_array_equal(found, run.ask(margins, game))
+    other = run.ask(queries.probability(run_games._X[:3], run_games._Y[:3]), game)
+    assert np.abs(other - found).max() > 0.1
