@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import shlex
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from jaxame.attribution import Attribution
 from jaxame.console import StageProgress, duration
 from jaxame.estimators import estimate_ame
 from jaxame.factories import make, make_again
+from jaxame.fingerprint import differences, fingerprint
 from jaxame.interrupts import stop_on_signals
 from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
 
+log = logging.getLogger(__name__)
 STOPPED = 3
 """Exit status of a run that was stopped before its end."""
 _LAWS: dict[str, Callable[..., Law]] = {
@@ -169,19 +172,15 @@ class ExportSettings:
 
 def run(settings: RunSettings) -> None:
     """Train submodels into a folder; what is there already is kept."""
-    shard = shard_of(settings.workers)
-    game, made_by = make(settings.game, settings.set)
+    shard = shard_of(settings.workers)  # before anything of JAX, if there are several processes
     law, key = parse_law(settings.law), checks.seed(settings.seed)
-    started = runs.start(
-        settings.place,
-        game,
-        key=key,
-        law=law,
-        num_submodels=settings.num_submodels,
-        paired=settings.paired,
-        chunk_rows=settings.chunk_rows,
-        made_by=made_by | {"command": _command(settings)},
-    )
+    asked: dict[str, Any] = {"key": key, "law": law, "num_submodels": settings.num_submodels, "paired": settings.paired}
+    if settings.chunk_rows is not None:
+        checks.count(settings.chunk_rows, "chunk_rows")
+    runs.require_startable(settings.place, **asked)
+    game, made_by = make(settings.game, settings.set)
+    made_by |= {"command": _command(settings)}
+    started = runs.start(settings.place, game, chunk_rows=settings.chunk_rows, made_by=made_by, **asked)
     _train(started, game, shard, settings.workers, settings.quiet)
 
 
@@ -220,7 +219,8 @@ def query(settings: QuerySettings) -> None:
     _check(settings)
     asked, _ = make(settings.query, settings.set)
     opened = runs.open_run(settings.place)
-    _attribute(settings, opened, opened.ask(asked, make_again(opened.manifest["made_by"])))
+    game = make_again(opened.manifest["made_by"])
+    _attribute(settings, opened, opened.ask(asked, game, partial=settings.partial))
 
 
 def _attribute(settings: AttributeSettings, opened: runs.Run, utilities: np.ndarray | None) -> None:
@@ -250,11 +250,11 @@ def report(settings: ReportSettings) -> None:
     known = settings.out is not None or "://" not in settings.place
     checks.require(known, "--out FILE for a run that is not in a folder", settings.place)
     made_by, how_far = opened.manifest["made_by"], opened.how_far()
-    game = None if made_by is None else make_again(made_by)
+    design, utilities = opened.finished(partial=settings.partial)
+    game = _game_of(opened)
     selecting: dict[str, Any] = {"fdr": settings.fdr, "alternative": settings.alternative}
     with StageProgress(Console(), settings.quiet) as progress:
-        design, utilities = opened.finished(partial=settings.partial)
-        about = opened.manifest["game"] | getattr(game, "about", {})
+        about = getattr(game, "about", {}) | opened.manifest["game"]
         result = estimate_ame(design, utilities, copies=settings.copies, about=about, progress=progress)
     with Console(quiet=settings.quiet).status("Writing the report, after a look at fewer submodels"):
         earlier = growth.selections(design, utilities, copies=settings.copies, **selecting)
@@ -274,6 +274,22 @@ def report(settings: ReportSettings) -> None:
     result.check()
 
 
+def _game_of(opened: runs.Run) -> Any:
+    """Make the game of a run again, which tells what sources and queries look like.
+
+    None if nobody said how, and if it now is another game, which is reported as a warning: its pictures would be
+    others. Its tile and pieces, which a machine chooses for itself, may be others.
+    """
+    if opened.manifest["made_by"] is None:
+        return None
+    game = make_again(opened.manifest["made_by"])
+    known = opened.manifest["game"]
+    found = differences(known, fingerprint(game) | {name: known[name] for name in ("tile", "piece") if name in known})
+    if found:
+        log.warning("no pictures: the game of %s is another one when made here: %s", opened.place, "; ".join(found))
+    return None if found else game
+
+
 def _facts(opened: runs.Run, how_far: runs.HowFar) -> dict[str, str]:
     rate = f"{how_far.done:,} of {how_far.total:,}, {how_far.rows_per_second:,.3g} a second and worker"
     return {"submodels trained": rate, "trained on": str(opened.manifest["device"]), "run": opened.place}
@@ -282,6 +298,7 @@ def _facts(opened: runs.Run, how_far: runs.HowFar) -> dict[str, str]:
 def _commands(made_by: dict[str, Any] | None, settings: ReportSettings) -> str:
     """Return the commands that make the run and the report again, as far as they are known."""
     flags = ["--fdr", f"{settings.fdr:g}", "--alternative", settings.alternative, "--copies", str(settings.copies)]
+    flags += ["--partial"] if settings.partial else []
     lines = [(made_by or {}).get("command", ""), shlex.join(["jaxame", "report", settings.place, *flags])]
     return "\n".join(filter(None, lines))
 
@@ -341,10 +358,12 @@ def shard_of(workers: Workers) -> tuple[int, int]:
     """Return which chunks are this process's, `(i, n)`; it then is one of several, if it is to be.
 
     Raises:
-      ValueError: for another text than `i/n`, and for more than one way to share.
+      ValueError: for another text than `i/n`, for more than one way to share, and for settings of Ray without it.
     """
     ways = [workers.shard != "0/1", workers.distributed is not None, workers.ray]
     checks.require(sum(ways) <= 1, "one of --shard, --distributed and --ray", f"{sum(ways)} of them")
+    ours = Workers(workers.shard, workers.distributed, workers.ray)
+    checks.require(workers.ray or workers == ours, "--ray with --address, --cpus and --gpus", "them without it")
     if workers.distributed is None:
         return _parse_shard(workers.shard)
     if workers.distributed == "auto":

@@ -8,7 +8,7 @@ from jaxame.fingerprint import differences, fingerprint
 from jaxame.laws import Beta, Grid, Law, PointMass, TruncatedUniform
 
 FORMAT, VERSION = "jaxame.run", 1
-COMPARED = ("law", "key", "coding", "paired", "num_sources", "num_queries", "game", "device")
+COMPARED = ("law", "key", "drawn", "coding", "paired", "num_sources", "num_queries", "game", "device")
 _LAWS = {law.__name__: law for law in (Beta, Grid, PointMass, TruncatedUniform)}
 
 

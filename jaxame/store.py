@@ -14,7 +14,7 @@ chunk, the commit of the first stands.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _MANIFEST, _COMMITS = "manifest.json", "commits/"
+_SIGNS_OF_DAMAGE = ("DATA_LOSS:", "Not enough data:")  # in what tensorstore says; the rest may pass
 
 
 class StoreError(OSError):
     """What is stored cannot be read or written; the text says what, where and why."""
+
+
+class DamageError(StoreError):
+    """What was read is not what was written, or is not there; reading again would not help."""
 
 
 class Field(NamedTuple):
@@ -79,11 +84,19 @@ class Store:
             raise StoreError(f"cannot read {_MANIFEST} in {self.place}: it is not a JSON object")
         return manifest
 
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest, in place of one that is there."""
+    def write_manifest(self, manifest: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+        """Write the manifest in place of the one that is known, or of none; return whether that was still there.
+
+        Raises:
+          StoreError: if it cannot be written.
+        """
         text = json.dumps(manifest, indent=2) + "\n"
         with self._explained(f"write {_MANIFEST}"):
-            self._keys.write(_MANIFEST, text.encode()).result()
+            found = self._keys.read(_MANIFEST).result()
+            if (None if found.state == "missing" else json.loads(found.value)) != known:
+                return False
+            stamp = self._keys.write(_MANIFEST, text.encode(), if_equal=found.stamp.generation).result()
+        return bool(stamp.generation)
 
     def define(self, fields: Mapping[str, Field], num_rows: int, chunk_rows: int) -> None:
         """Say what the arrays are, which `write` and `read` then use.
@@ -97,15 +110,16 @@ class Store:
         """
         self.fields, self.num_rows, self.chunk_rows = dict(fields), num_rows, chunk_rows
         with self._explained("open the arrays"):
-            for name, field in fields.items():
-                spec = {
-                    "driver": "zarr3",
-                    "kvstore": (self._keys / f"{name}/").spec().to_json(),
-                    "metadata": _metadata(field, num_rows, chunk_rows),
-                }
-                self._arrays[name] = self._ts.open(
-                    spec, open=True, assume_metadata=True, context=self._context
-                ).result()
+            for name in fields:
+                self._arrays[name] = self._open(name, num_rows)
+
+    def _open(self, name: str, num_rows: int) -> Any:
+        spec = {
+            "driver": "zarr3",
+            "kvstore": (self._keys / f"{name}/").spec().to_json(),
+            "metadata": _metadata(self.fields[name], num_rows, self.chunk_rows),
+        }
+        return self._ts.open(spec, open=True, assume_metadata=True, context=self._context).result()
 
     def write_metadata(self) -> None:
         """Write the `zarr.json` of every array, for other readers of zarr."""
@@ -134,6 +148,8 @@ class Store:
         Raises:
           StoreError: if it cannot be written; the chunk then does not count.
         """
+        if self.has(chunk):
+            return False
         rows = self.rows(chunk)
         own = {name: _sum_of(arrays[name]) for name, field in self.fields.items() if field.checked}
         with self._explained(f"write chunk {chunk}"):
@@ -149,9 +165,17 @@ class Store:
         return bool(stamp.generation)
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Return rows `start` to `stop` of an array, whether committed or not; rows never written are NaN or 0."""
+        """Return rows `start` to `stop` of an array, whether committed or not.
+
+        Rows never written are NaN, integers 0. There may be more rows than this store knows of.
+
+        Raises:
+          DamageError: if they are not as they were written.
+          StoreError: if they cannot be read.
+        """
         with self._explained(f"read rows {start} to {stop} of {name}"):
-            return np.asarray(self._arrays[name][start:stop].read().result())
+            array = self._arrays[name] if stop <= self.num_rows else self._open(name, stop)
+            return np.asarray(array[start:stop].read().result())
 
     def committed(self) -> dict[int, int]:
         """Return how many rows of every committed chunk are, from the names of the commits alone."""
@@ -165,33 +189,65 @@ class Store:
         return found
 
     def has(self, chunk: int) -> bool:
-        """Whether all rows of a chunk are committed."""
+        """Whether all rows of a chunk are committed, perhaps by a writer who knows of more."""
         rows = self.rows(chunk)
+        number: int = rows.stop - rows.start
+        if number < self.chunk_rows:
+            return self.committed().get(chunk, 0) >= number
         with self._explained(f"read the commit of chunk {chunk}"):
-            return self._keys.read(_commit_of(chunk, rows.stop - rows.start)).result().state != "missing"
+            return self._keys.read(_commit_of(chunk, number)).result().state != "missing"
 
     def sums(self, chunk: int, num_rows: int) -> dict[str, str]:
-        """Return the sums that a chunk was committed with."""
+        """Return the sums that a chunk was committed with.
+
+        Raises:
+          DamageError: if the commit is not the one that was written.
+          StoreError: if it cannot be read.
+        """
         with self._explained(f"read the commit of chunk {chunk}"):
-            commit = json.loads(self._keys.read(_commit_of(chunk, num_rows)).result().value)
-            whole = isinstance(commit, dict) and commit.get("of_these") == _sum_of_text(commit.get("sha256"))
-            if not whole:
-                raise ValueError("its sums are not those that were written")
-            sums: dict[str, str] = commit["sha256"]
-            return sums
+            text = self._keys.read(_commit_of(chunk, num_rows)).result().value
+        try:
+            commit = json.loads(text)
+        except ValueError as error:
+            raise DamageError(f"the commit of chunk {chunk} in {self.place} is not JSON: {error}") from error
+        whole = isinstance(commit, dict) and commit.get("of_these") == _sum_of_text(commit.get("sha256"))
+        if not whole:
+            raise DamageError(
+                f"the sums in the commit of chunk {chunk} in {self.place} are not those that were written"
+            )
+        sums: dict[str, str] = commit["sha256"]
+        return sums
+
+    def read_committed(self, chunk: int, num_rows: int, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Return the first rows of a committed chunk by array, checked against the sums in its commit.
+
+        Args:
+          chunk: number of the chunk.
+          num_rows: how many rows were committed.
+          names: of the arrays; by default all.
+
+        Raises:
+          DamageError: if they are not those that were committed, or are not there.
+          StoreError: if they cannot be read; they may be whole.
+        """
+        sums, start, found = self.sums(chunk, num_rows), chunk * self.chunk_rows, {}
+        for name in self.fields if names is None else names:
+            rows = found[name] = self.read(name, start, start + num_rows)
+            if self.fields[name].checked and sums.get(name) != _sum_of(rows):
+                raise DamageError(f"the rows of {name} in chunk {chunk} of {self.place} are not those committed")
+            if not self.fields[name].checked and np.isnan(rows).any():
+                raise DamageError(f"rows of {name} in chunk {chunk} of {self.place} are missing")
+        return found
 
     def damage(self, chunk: int, num_rows: int) -> str | None:
-        """Say why the first rows of a committed chunk do not count, or return None if they do."""
-        start = chunk * self.chunk_rows
+        """Say why the first rows of a committed chunk do not count, or return None if they do.
+
+        Raises:
+          StoreError: if they cannot be read, which is no damage.
+        """
         try:
-            sums = self.sums(chunk, num_rows)
-            for name, field in self.fields.items():
-                rows = self.read(name, start, start + num_rows)
-                if field.checked and sums.get(name) != _sum_of(rows):
-                    return f"the rows of {name} are not those that were committed"
-                if not field.checked and np.isnan(rows).any():
-                    return f"rows of {name} are missing"
-        except StoreError as error:
+            self.read_committed(chunk, num_rows)
+        except DamageError as error:
             return str(error)
         return None
 
@@ -211,7 +267,9 @@ class Store:
         except (ValueError, OSError, RuntimeError) as error:
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"cannot {action} in {self.place}: {error}") from error
+            damaged = any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
+            kind = DamageError if damaged else StoreError
+            raise kind(f"cannot {action} in {self.place}: {error}") from error
 
 
 def _commit_of(chunk: int, num_rows: int) -> str:
@@ -235,7 +293,7 @@ def _metadata(field: Field, num_rows: int, chunk_rows: int) -> dict[str, Any]:
         "data_type": field.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *field.shape]}},
         "chunk_key_encoding": {"name": "default"},
-        "fill_value": "NaN" if np.issubdtype(np.dtype(field.dtype), np.floating) else 0,
+        "fill_value": 0 if np.dtype(field.dtype).kind in "biu" else "NaN",  # bfloat16 is of no kind
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
     }
 

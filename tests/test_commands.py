@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+import run_games
 
 import jaxame
 from jaxame import cli, commands, factories, runs
@@ -135,6 +136,95 @@ def test_mistakes_are_told_in_a_line_and_before_the_work(tmp_path, monkeypatch, 
     assert "\n" not in text
 
 
+def test_what_is_wrong_for_any_game_is_told_before_it_is_made(tmp_path, monkeypatch):
+    start(tmp_path, "--quiet")
+    monkeypatch.setattr("run_games.threshold", lambda: pytest.fail("made"))
+    for words, message in (
+        (("--law", "cauchy:1"), "needs a law such as"),
+        (("--seed", 2**63), "needs seed between"),
+        (("--num-submodels", 1), "needs num_submodels to be an integer >= 2; got int 1"),
+        (("--chunk-rows", 0), "needs chunk_rows to be an integer >= 1; got int 0"),
+        (("--gpus", 1), "needs --ray with --address, --cpus and --gpus; got them without it"),
+        (("--address", "auto"), "needs --ray with --address, --cpus and --gpus; got them without it"),
+        (("--cpus", 2), "needs --ray with --address, --cpus and --gpus; got them without it"),
+        (("--law", "point:0.5"), "law.name: Grid in the run, PointMass here"),
+        (("--seed", 1), "key: [0, 0] in the run, [0, 1] here"),
+        (("--paired",), "paired: False in the run, True here"),
+        (("--num-submodels", M - 1), f"needs at least the {M} submodels"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            start(tmp_path, *words)
+        assert message in str(caught.value.code)
+
+
+def test_what_is_wrong_for_any_game_is_told_before_a_row_is_trained(tmp_path):
+    start(tmp_path, "--quiet")
+
+    def game(keys, masks):
+        pytest.fail("trained")
+
+    game.num_sources = 12
+    with pytest.raises(ValueError, match=r"law\.name"):
+        runs.start(tmp_path, game, key=jax.random.key(0), law=PointMass(0.5), num_submodels=M)
+
+
+@pytest.mark.parametrize(("array", "how"), [("seconds", "cut"), ("seconds", "removed"), ("utilities", "cut")])
+def test_a_damaged_run_is_told_of_and_mended(tmp_path, capsys, array, how):
+    start(tmp_path, "--quiet")
+    path = tmp_path / array / "c" / ("3/0" if array == "utilities" else "3")
+    path.write_bytes(path.read_bytes()[:9])
+    if how == "removed":
+        path.unlink()
+    command("status", tmp_path)
+    assert ("184 of 200" in capsys.readouterr().out) == (array == "seconds")
+    with pytest.raises(SystemExit, match="needs all 200 rows"):
+        command("report", tmp_path, "--quiet")
+    assert path.exists() == (how == "cut")
+    command("resume", tmp_path, "--quiet")
+    assert capsys.readouterr().out.endswith(f"200 of 200 submodels are in {tmp_path}.\n")
+    assert runs.open_run(tmp_path).missing() == {}
+
+
+def report_of(place, monkeypatch, *more):
+    """Return what a report is told, but for its pages."""
+    told = {}
+    monkeypatch.setattr(jaxame.Attribution, "report", lambda self, path, **own: told.update(own, result=self) or path)
+    monkeypatch.setattr("jaxame.growth.selections", lambda *_, **__: [])
+    command("report", place, "--quiet", *more)
+    return told
+
+
+def test_a_report_has_no_pictures_of_another_game(tmp_path, monkeypatch, caplog):
+    start(tmp_path, "--quiet")
+    make = run_games.threshold
+
+    def made(num_sources):
+        game = make()
+        game.fingerprint, game.about = {"num_sources": num_sources}, {"num_sources": 99, "unit": "points"}
+        return game
+
+    monkeypatch.setattr("run_games.threshold", lambda: made(12))
+    told = report_of(tmp_path, monkeypatch)
+    assert told["game"].about["unit"] == "points"
+    assert told["result"].about["game"] == {"num_sources": 12, "unit": "points"}  # what trained it, not what reports
+    assert "no pictures" not in caplog.text
+    monkeypatch.setattr("run_games.threshold", lambda: made(13))
+    told = report_of(tmp_path, monkeypatch)
+    assert told["game"] is None
+    assert told["result"].about["game"] == {"num_sources": 12}
+    assert f"no pictures: the game of {tmp_path} is another one when made here: num_sources: 12 in" in caplog.text
+
+
+def test_a_report_on_some_rows_says_so(tmp_path, monkeypatch):
+    start(tmp_path, "--quiet", "--shard", "0/2")
+    with monkeypatch.context() as patched:
+        patched.setattr(commands, "make_again", lambda _: pytest.fail("made"))
+        with pytest.raises(SystemExit, match="needs all 200 rows"):
+            command("report", tmp_path)
+    lines = report_of(tmp_path, monkeypatch, "--partial")["command"].splitlines()
+    assert lines[1].endswith("--copies 4 --partial")
+
+
 def raising(error):
     def work():
         raise error
@@ -214,6 +304,26 @@ def test_a_new_query_needs_no_training(tmp_path, capsys):
     assert found.num_queries == 3
     with pytest.raises(SystemExit, match="needs points among the 5 whose outputs are kept; got 1 others"):
         command("query", run, "--query", "run_games:margins", "--set", "number=6", *options)
+
+
+def test_a_query_of_a_run_that_is_not_done_is_refused_before_it_is_answered(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    command(
+        "run",
+        run,
+        "--game",
+        "run_games:keeping",
+        "--num-submodels",
+        80,
+        "--quiet",
+        "--shard",
+        "0/2",
+        "--chunk-rows",
+        16,
+    )
+    monkeypatch.setattr(runs, "answer", lambda *_: pytest.fail("answered"))
+    with pytest.raises(SystemExit, match="needs all 80 rows"):
+        command("query", run, "--query", "run_games:margins", "--set", "number=3")
 
 
 @pytest.mark.slow

@@ -112,6 +112,29 @@ def test_what_was_not_kept_is_not_told(tmp_path, keepers):
             make(FIRST, keep=keep)
 
 
+def test_only_rows_that_are_done_are_answered(tmp_path, keepers, monkeypatch):
+    game, answered = keepers["outputs"], []
+    run = runs.start(tmp_path, game, key=jax.random.key(2), law=Grid((0.3, 0.6)), num_submodels=M, chunk_rows=10)
+    with pytest.raises(ValueError, match=r"needs rows of .* that are done; got none"):
+        run.ask(LATER, game)
+    run.train(game, chunks=[2])
+
+    def answer(query, game, kept):
+        answered.append(len(kept["outputs"]))
+        assert np.isfinite(kept["outputs"]).all()
+        return kept_answer(query, game, kept)
+
+    kept_answer = runs.answer
+    monkeypatch.setattr(runs, "answer", answer)
+    found = run.ask(LATER, game)
+    assert answered == [M - 20]
+    assert np.isnan(found[:20]).all()
+    assert np.isfinite(found[20:]).all()
+    with pytest.raises(ValueError, match=f"needs all {M} rows of .* got 4"):
+        run.ask(LATER, game, partial=False)
+    assert answered == [M - 20]
+
+
 def test_an_interrupted_chunk_keeps_with_its_rows(tmp_path, keepers):
     """A run that becomes longer has what was kept of the rows before, to the bit."""
     game, options = keepers["outputs"], {"key": jax.random.key(0), "law": Grid((0.5,)), "chunk_rows": 10}

@@ -214,6 +214,98 @@ def test_damage_is_found_and_mended_and_nothing_else_is_lost(tmp_path, how, want
     assert runs.open_run(tmp_path).missing() == {}
 
 
+def contents(place):
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def test_reading_leaves_what_is_damaged_to_training(tmp_path, design, wanted, caplog):
+    game = Noisy()
+    start(tmp_path, game).train(game)
+    flip(tmp_path / "utilities" / "c" / "1" / "0")
+    flip(tmp_path / "commits" / f"{2:08d}.{CHUNK}")
+    before, run = contents(tmp_path), runs.open_run(tmp_path)
+    kept = np.delete(np.arange(M), np.arange(CHUNK, 3 * CHUNK))
+    found, utilities = run.finished(partial=True)
+    np.testing.assert_array_equal(utilities, wanted[kept])
+    np.testing.assert_array_equal(found.packed, design.packed[kept])
+    assert "chunk 1 of" in caplog.text
+    assert "counts as missing" in caplog.text
+    np.testing.assert_array_equal(run.rows()["submodel"], kept)
+    with pytest.raises(ValueError, match=f"needs all {M} rows .* got {M - 2 * CHUNK}"):
+        run.finished()
+    assert contents(tmp_path) == before
+    assert run.train(game) == 2 * CHUNK
+    np.testing.assert_array_equal(run.finished()[1], wanted)
+
+
+def test_what_cannot_be_read_for_now_is_not_damaged(tmp_path, wanted):
+    game = Noisy()
+    run = start(tmp_path, game)
+    run.train(game)
+    before, limits = contents(tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
+    for path in ("utilities/c/1/0", f"commits/{1:08d}.{CHUNK}"):
+        (tmp_path / path).rename(tmp_path / "away")
+        (tmp_path / path).symlink_to(tmp_path / path)  # too many levels of symbolic links
+        for use in (run.missing, lambda: run.train(game), lambda: run.finished(partial=True)):
+            with pytest.raises(StoreError, match="cannot read"):
+                use()
+        (tmp_path / path).unlink()
+        (tmp_path / "away").rename(tmp_path / path)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="Too many open files"):
+            run._store.damage(1, CHUNK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert contents(tmp_path) == before
+    assert runs.open_run(tmp_path).train(game) == 0
+    np.testing.assert_array_equal(run.utilities(), wanted)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_run_that_another_extended_is_whole(tmp_path, given):
+    designs = [sample_design(KEY, GRID, num_submodels=m, num_sources=N) for m in (M, M + 10)]
+    of = [{"law": None, "num_submodels": None, "design": each} for each in designs]
+    first, longer = of if given else ({}, {"num_submodels": M + 10})
+    run, late = start(tmp_path, **first), start(tmp_path, **first)
+    start(tmp_path, **longer).train(Noisy())
+    before = contents(tmp_path)
+    assert run.missing() == {}
+    assert run.train(Noisy()) == 0
+    assert (run.how_far().done, len(run.rows()["submodel"])) == (M, M)
+    np.testing.assert_array_equal(run.finished()[0].packed, designs[0].packed)
+    late._compute(Noisy(), CHUNKS - 1, 0)  # looked before the other was done
+    assert contents(tmp_path) == before
+    assert runs.open_run(tmp_path).missing() == {}
+
+
+@pytest.mark.parametrize(("array", "how"), [("seconds", "truncate"), ("seconds", "remove"), ("status", "flip")])
+def test_how_far_leaves_out_what_it_cannot_read(tmp_path, array, how):
+    run = start(tmp_path)
+    run.train(Noisy())
+    DAMAGE[how](next((tmp_path / array / "c").iterdir()))
+    how_far = run.how_far()
+    assert how_far.done in (M - CHUNK, M - M % CHUNK)
+    assert how_far.rows_per_second > 0
+    assert run.train(Noisy()) == M - how_far.done
+    assert run.how_far().done == M
+
+
+@pytest.mark.parametrize("array", ["p", "seconds", "status", "utilities"])
+def test_tables_have_no_row_that_is_damaged(tmp_path, array, wanted, caplog):
+    run = start(tmp_path)
+    run.train(Noisy())
+    path = next(path for path in sorted((tmp_path / array).rglob("*")) if "c" in path.parts and path.is_file())
+    chunk = int(path.relative_to(tmp_path / array / "c").parts[0])
+    path.unlink()
+    kept = np.delete(np.arange(M), np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, M)))
+    rows = run.rows()
+    np.testing.assert_array_equal(rows["submodel"], kept)
+    np.testing.assert_array_equal(rows["utility_1"], wanted[kept, 1])
+    np.testing.assert_array_equal(rows["status"] == "OK", np.isfinite(wanted[kept]).all(axis=1))
+    assert f"chunk {chunk} of" in caplog.text
+
+
 def test_any_changed_byte_of_a_commit_is_found(tmp_path):
     run = start(tmp_path, num_submodels=CHUNK)
     run.train(Noisy())
@@ -270,6 +362,79 @@ def test_a_worker_does_not_repeat_what_another_did_meanwhile(tmp_path):
     assert (game.asked, other.asked) == (CHUNK, M - CHUNK)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_of_two_starts_at_once_the_first_stands(tmp_path, monkeypatch, there):
+    if there:
+        start(tmp_path, num_submodels=M - 100)
+    write = Store.write_manifest
+
+    def late(self, *args):
+        monkeypatch.setattr(Store, "write_manifest", write)
+        start(tmp_path)
+        return write(self, *args)
+
+    monkeypatch.setattr(Store, "write_manifest", late)
+    if there:
+        with pytest.raises(ValueError, match=f"at least the {M} submodels"):
+            start(tmp_path, num_submodels=M - 50)
+    else:
+        assert start(tmp_path, chunk_rows=10).manifest["chunk_rows"] == CHUNK
+    assert Store(tmp_path).read_manifest()["num_submodels"] == M
+    shape = json.loads((tmp_path / "utilities" / "zarr.json").read_text())["chunk_grid"]["configuration"]["chunk_shape"]
+    assert shape == [CHUNK, 2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    """The share of sources that are in, where there are enough of them, of one type; of another for its first row."""
+
+    first: str
+    then: str
+    least: int = 0
+    num_sources: int = N
+
+    def __call__(self, keys, masks):
+        share = np.asarray(masks).mean(axis=1, keepdims=True)
+        share[np.asarray(masks).sum(axis=1) < self.least] = np.nan
+        dtype = self.first if len(share) == 1 else self.then
+        return share.astype(dtype) if dtype in ("float16", "float32", "float64") else np.asarray(share > 2, dtype)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "kept"),
+    [
+        ("int64", "float64", "float64"),
+        ("bool", "float32", "float64"),
+        ("int32", "int32", "float64"),
+        ("float32", "float16", "float32"),
+        ("bfloat16", "bfloat16", "bfloat16"),
+        ("float32", "float64", None),
+        ("float32", "int64", None),
+    ],
+)
+def test_utilities_are_kept_as_they_are_or_refused(tmp_path, first, then, kept):
+    game = Typed(first, then, least=5)
+    run = start(tmp_path, game)
+    if kept is None:
+        with pytest.raises(ValueError, match=f"needs utilities that {first} holds, .* got {then}"):
+            run.train(game)
+        return
+    assert run.manifest["dtype"] == kept
+    run.train(game, stopped=stop_after(2))
+    assert np.isnan(run.utilities(2 * CHUNK, M).astype(float)).all()
+    masks, rows = np.asarray(run.design().masks(0, 2 * CHUNK)), run.rows()
+    np.testing.assert_array_equal(run.utilities(0, 2 * CHUNK), game(None, masks))
+    if then.startswith("float"):
+        np.testing.assert_array_equal(rows["status"] == "DIVERGED", masks.sum(axis=1) < 5)
+        assert run.how_far().failures["DIVERGED"] > 0
+
+
+def test_utilities_that_are_no_real_numbers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="needs utilities that are real numbers; got complex64"):
+        start(tmp_path, Typed("complex64", "complex64"))
+    assert contents(tmp_path) == {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Own(Law):
     """A law of a user's own."""
@@ -309,12 +474,67 @@ def test_a_design_from_elsewhere_is_kept(tmp_path, design, wanted):
         runs.open_run(tmp_path).design()
 
 
+def given_as(design, **changes):
+    return {"law": None, "num_submodels": None, "design": design} | changes
+
+
+def test_another_design_is_refused_before_anything_is_written(tmp_path, design):
+    start(tmp_path / "given", **given_as(design)).train(Noisy())
+    start(tmp_path / "drawn")
+    before = contents(tmp_path)
+    others = [sample_design(jax.random.key(7), GRID, num_submodels=m, num_sources=N) for m in (M, M + 40)]
+    others.append(dataclasses.replace(design, p=design.p.at[M - 1].set(0.5)))
+    for other in others:
+        with pytest.raises(ValueError, match=f"needs a design that starts with the {M} rows of the one kept"):
+            start(tmp_path / "given", **given_as(other))
+    with pytest.raises(ValueError, match="drawn: True in the run, False here"):
+        start(tmp_path / "drawn", **given_as(design))
+    with pytest.raises(ValueError, match="drawn: False in the run, True here"):
+        start(tmp_path / "given")
+    for contradicting in ({"coding": "ame"}, {"paired": True}):
+        with pytest.raises(ValueError, match=r"needs coding 'weighted' and paired=False of the design, or neither"):
+            start(tmp_path / "new", **given_as(design, **contradicting))
+    assert contents(tmp_path) == before
+
+
+def test_a_given_design_may_become_longer(tmp_path, design):
+    start(tmp_path, **given_as(design)).train(Noisy())
+    longer = sample_design(KEY, GRID, num_submodels=M + 40, num_sources=N)
+    run = start(tmp_path, **given_as(longer, coding=design.coding))
+    assert run.train(Noisy()) == 40
+    np.testing.assert_array_equal(runs.open_run(tmp_path).design().packed, longer.packed)
+    with pytest.raises(ValueError, match=f"at least the {M + 40} submodels"):
+        start(tmp_path, **given_as(design))
+    # One that was started before its sum was in the manifest.
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["design"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="a design that starts with"):
+        start(tmp_path, **given_as(sample_design(jax.random.key(7), GRID, num_submodels=M + 40, num_sources=N)))
+    assert start(tmp_path, **given_as(longer)).missing() == {}
+
+
+@pytest.mark.parametrize("array", ["p", "masks"])
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_given_design_is_never_read_wrong(tmp_path, design, array, how, wanted):
+    run = start(tmp_path, **given_as(design))
+    run.train(Noisy(), stopped=stop_after(1))
+    place = tmp_path / "design" / array / "c" / "2"
+    DAMAGE[how](place if array == "p" else place / "0")
+    for use in (lambda: run.train(Noisy()), run.design, lambda: run.finished(partial=True)):
+        with pytest.raises(StoreError, match="the design that was given is not whole; start the run with it again"):
+            use()
+    run = start(tmp_path, **given_as(design))
+    run.train(Noisy())
+    np.testing.assert_array_equal(run.finished()[1], wanted)
+
+
 def test_masks_that_are_drawn_otherwise_are_refused(tmp_path, monkeypatch):
     run = start(tmp_path)
     run.train(Noisy(), stopped=stop_after(2))
     draw = runs.draw_rows
     monkeypatch.setattr(runs, "draw_rows", lambda key, *rest, **own: draw(jax.random.key(9), *rest, **own))
-    for use in (lambda: run.train(Noisy()), run.design):
+    for use in (lambda: run.train(Noisy()), run.design, run.rows):
         with pytest.raises(ValueError, match=r"needs the masks of chunk 0 .* as they were drawn under jax"):
             use()
 
