@@ -23,7 +23,7 @@ writer moves the query a little, too, and with more submodels that shows. So on 
 .032, and with 300 submodels 14 to 16 writers were selected, the ten poisoned ones among them; so 200 were taken. Its
 second stage is as long as `jaxame.planning.plan` says for 180 effects and `R2 = 1`.
 
-Result (`results/hierarchy.cpu-2-cores.json`, seeds 0 to 2, four copies, 1,184 s on two cores that did other work as
+Result (`results/hierarchy.cpu-2-cores.json`, seeds 0 to 2, four copies, 1,178 s on two cores that did other work as
 well), mean precision and recall:
 
 - Newsgroups, logistic regression: users 1.00 and 1.00 from 600 submodels, posts 1.00 and 1.00 from 1,200 more; `nested`

@@ -1,5 +1,7 @@
 """What submodels leave behind answers other queries: the utilities that training for them would give."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -143,3 +145,18 @@ def test_an_interrupted_chunk_keeps_with_its_rows(tmp_path, keepers):
     longer = runs.start(tmp_path, game, num_submodels=16, **options)
     assert longer.train(game) == 10
     np.testing.assert_array_equal(longer.ask(LATER, game)[:6], first)
+
+
+def test_a_query_is_compiled_once_for_all_chunks(tmp_path, keepers):
+    game, traced = keepers["params"], []
+    run = runs.start(tmp_path, game, key=jax.random.key(4), law=Grid((0.3, 0.6)), num_submodels=M, chunk_rows=4)
+    run.train(game)
+
+    def measure(*arguments):
+        traced.append(arguments)
+        return FIRST.measure(*arguments)
+
+    found = run.ask(dataclasses.replace(FIRST, measure=measure), game)
+    assert len(traced) == 1
+    np.testing.assert_array_equal(found, run.ask(FIRST, game))
+    assert run.ask(LATER, game).shape[1] > found.shape[1]

@@ -1,6 +1,5 @@
 """Several workers on one run: a Ray cluster, processes of jax.distributed, and shards that write at once."""
 
-import dataclasses
 import os
 import signal
 import socket
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import run_games
 
-from jaxame import cluster, commands, factories, queries, runs
+from jaxame import cluster, commands, factories, runs
 from jaxame.design import Grid, sample_design
 
 pytestmark = pytest.mark.slow
@@ -209,20 +208,3 @@ def test_a_run_on_ray_that_is_stopped_says_how_to_go_on(tmp_path):
     _, told = process.communicate(timeout=60)
     assert process.returncode == commands.STOPPED
     assert f"To go on: jaxame resume {place}" in told
-
-
-def test_answers_from_what_was_kept_are_compiled_once(tmp_path, game):
-    run, traced = start(tmp_path, game), []
-    run.train(game)
-    margins = run_games.margins(3)
-
-    def measure(*arguments):
-        traced.append(arguments)
-        return margins.measure(*arguments)
-
-    noted = dataclasses.replace(margins, measure=measure)
-    found = run.ask(noted, game)
-    assert len(traced) == 1
-    np.testing.assert_array_equal(found, run.ask(margins, game))
-    other = run.ask(queries.probability(run_games._X[:3], run_games._Y[:3]), game)
-    assert np.abs(other - found).max() > 0.1
