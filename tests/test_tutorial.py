@@ -57,6 +57,7 @@ def test_a_selection_takes_15_lines(stored):
 
 
 @pytest.mark.filterwarnings("ignore")  # the kernel's client is not ours
+@pytest.mark.slow
 def test_executed_again_it_says_the_same(stored, executed):
     texts = [[printed(cell) for cell in of_code(one)] for one in (stored, executed)]
     assert len("".join(texts[0])) > 500
@@ -68,6 +69,7 @@ def test_executed_again_it_says_the_same(stored, executed):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_the_planted_are_found_by_all_four(executed):
     """Eight of ten or more, and no more than four in ten of those selected were not planted."""
     found = re.findall(r"Selected: (\d+), of which (\d+) ", "".join(map(printed, of_code(executed))))
