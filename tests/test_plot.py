@@ -49,11 +49,11 @@ def ax():
 
 
 def test_a_unit_is_no_formula(ax):
-    plot.utility_by_size(RNG.random(50), RNG.random(50), unit="$_ per $_", ax=ax)
-    plot.values(AME, selected=np.array([1]), unit="$_ per $_")
+    plot.utility_by_size(RNG.random(50), RNG.random(50), unit="cost_$ per item_$", ax=ax)
+    plot.values(AME, selected=np.array([1]), unit="cost_$ per item_$")
     for figure in map(plt.figure, plt.get_fignums()):
         figure.canvas.draw()
-    assert ax.get_ylabel() == "$_ per $_"
+    assert ax.get_ylabel() == "cost_$ per item_$"
 
 
 def test_every_function_is_called_here():
