@@ -32,6 +32,6 @@ def test_the_check_can_fail():
         return [{"what": what, "predicted": predicted, "measured": measured}]
 
     experiment.check(found("detectable_effect", 0.5, 0.1) + found("plan", 0.5, 1.0) + found("plan", None, 0.0))
-    for bad in (found("plan", 0.9, 0.3), found("detectable_effect", 0.9, 0.3), found("planted_power", 0.9, 0.3)):
+    for bad in (found("plan", 0.9, 0.3), found("detectable_effect", 0.9, 0.3), found("planted_power", 0.37, 0.1)):
         with pytest.raises(SystemExit, match="the claim is not met"):
             experiment.check(bad)
